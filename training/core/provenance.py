@@ -1,0 +1,93 @@
+"""Write down what a run was: `run.json` with the resolved recipe, seeds, hashes, versions, device and commit."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.core.device import device_name
+
+RUN_FILE = "run.json"
+PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "trl", "datasets", "tokenizers", "tiktoken", "numpy", "safetensors")
+
+
+def sha256_of_weights(model: torch.nn.Module) -> str:
+    """Return one hash of all parameters and their names, so that two arms can show that they began alike."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """Return the commit of this project, the versions of what it stands on, and the device."""
+    return {
+        "command": sys.argv,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git_commit": _git_commit(),
+        "device": device_name(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def write_run_file(run_dir: Path, facts: dict[str, Any]) -> None:
+    """Write `run.json`; each later start of the same run adds a line to its `starts`."""
+    path = run_dir / RUN_FILE
+    starts = json.loads(path.read_text(encoding="utf-8")).get("starts", []) if path.is_file() else []
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps({**facts, "starts": [*starts, environment()]}, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def check_same_run(run_dir: Path, facts: dict[str, Any], free_keys: frozenset[str]) -> None:
+    """Compare a run that is about to resume with its `run.json`.
+
+    Raises `ValueError` for the first difference in a recipe key outside `free_keys`, or in a hash, with both values.
+    """
+    path = run_dir / RUN_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"'{run_dir}' has checkpoints but no {RUN_FILE}; choose another output_dir")
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in facts.items():
+        if key != "recipe" and before.get(key) != value:
+            raise ValueError(
+                f"cannot resume '{run_dir}': its {key} was {before.get(key)!r} and is now {value!r}; use the corpus and "
+                "tokenizer that the run began with, or choose another output_dir"
+            )
+    for key in sorted({*before["recipe"], *facts["recipe"]} - free_keys):
+        old, new = before["recipe"].get(key), facts["recipe"].get(key)
+        if old != new:
+            raise ValueError(
+                f"cannot resume '{run_dir}' with a changed recipe: {key} was {old!r} and is now {new!r}; put it back, or choose "
+                "another output_dir for a new run"
+            )
+
+
+def _git_commit() -> str | None:
+    """Return the commit, with `+changes` where the work tree differs from it; None outside a checkout."""
+    folder = Path(__file__).resolve().parent
+    commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
+    try:
+        commit, changes = (
+            subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip() for command in commands
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changes else "")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,138 @@
+"""What a run says while it trains: one log line, a progress bar, `metrics.jsonl`, speed and model FLOPs utilisation."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+
+from training.core.device import peak_flops, peak_memory_gib
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class Throughput(TrainerCallback):
+    """Measure tokens per second over the steps between two log lines, without evaluations and checkpoints.
+
+    Reading a loss for the log waits for the device, so that the clock is right at log lines and only there.
+    """
+
+    def __init__(self, tokens_per_step: int, flops_per_token: float, num_devices: int):
+        self.tokens_per_step, self.flops_per_token, self.num_devices = tokens_per_step, flops_per_token, num_devices
+        self._mark: tuple[float, int] | None = None
+        self._paused = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._start(state.global_step)
+
+    def _start(self, step: int) -> None:
+        self._mark, self._paused = (time.perf_counter(), step), 0.0
+
+    def pause(self, seconds: float) -> None:
+        """Leave out time that was not spent on steps."""
+        self._paused += seconds
+
+    def measure(self, step: int, max_steps: int) -> dict[str, float | None]:
+        """Return the figures since the last call: tokens/s, MFU (None on a device without a known peak), GiB, seconds left."""
+        assert self._mark is not None
+        now, (then, since) = time.perf_counter(), self._mark
+        seconds_per_step = (now - then - self._paused) / max(step - since, 1)
+        self._start(step)
+        tokens_per_second = self.tokens_per_step / seconds_per_step
+        peak = peak_flops()
+        return {
+            "tokens_per_second": tokens_per_second,
+            "mfu": tokens_per_second * self.flops_per_token / (peak * self.num_devices) if peak else None,
+            "peak_memory_gib": peak_memory_gib(),
+            "seconds_left": seconds_per_step * (max_steps - step),
+            "tokens": step * self.tokens_per_step,
+        }
+
+
+class MetricsFile(TrainerCallback):
+    """Append every logged row to `metrics.jsonl`, on the main process.
+
+    A resumed run first drops the rows behind its checkpoint: each step stands there once, however often it was computed.
+    """
+
+    def __init__(self, run_dir: Path):
+        self.path = run_dir / METRICS_FILE
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            rows = [row for row in read_metrics(self.path) if row["step"] <= state.global_step]
+            partial = self.path.with_name(self.path.name + ".partial")
+            partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            partial.replace(self.path)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and logs:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """Return the rows of a `metrics.jsonl`; a last line that a killed process left unfinished does not count."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+class ConsoleLog(TrainerCallback):
+    """Print one line per log, and on a terminal a progress bar below them."""
+
+    def __init__(self):
+        self.bar: tqdm | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and sys.stderr.isatty() and not args.disable_tqdm:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and logs:
+            line = format_log_line(logs, state.global_step, state.max_steps)
+            if line:
+                tqdm.write(line)
+                sys.stdout.flush()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.close()
+
+
+def format_log_line(logs: dict, step: int, max_steps: int) -> str:
+    """Return a logged row as a line for people, or an empty string for rows that hold neither a loss nor an evaluation."""
+    parts = [f"step {step:>{len(str(max_steps))}}/{max_steps}"]
+    if "loss" in logs:
+        mfu = logs.get("mfu")
+        parts += [
+            f"loss {logs['loss']:.4f}",
+            f"lr {logs['learning_rate']:.2e}",
+            f"grad norm {logs.get('grad_norm', float('nan')):.3f}",
+            f"{logs['tokens_per_second']:,.0f} tokens/s",
+            f"MFU {mfu:.1%}" if mfu is not None else "MFU n/a",
+            f"{logs['peak_memory_gib']:.1f} GiB",
+            f"{format_duration(logs['seconds_left'])} left",
+        ]
+    elif "eval_loss" in logs:
+        parts += [f"validation loss {logs['eval_loss']:.4f}", f"{logs['eval_bits_per_byte']:.4f} bits per byte"]
+        if logs.get("eval_bits_per_byte_without_facts") is not None:
+            parts.append(f"{logs['eval_bits_per_byte_without_facts']:.4f} on documents without facts")
+    else:
+        return ""
+    return " | ".join(parts)
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds as `1h02m`, `3m04s` or `5s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60}h{minutes % 60:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

@@ -1,0 +1,193 @@
+"""What pretraining, SFT and GRPO share on top of `transformers.Trainer`: the thin layer that makes runs believable."""
+
+import contextlib
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from accelerate.utils import broadcast_object_list
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from training.core.checkpoint import (
+    STAGING,
+    check_process_count,
+    newest_checkpoint,
+    publish,
+    remove_old_checkpoints,
+    seal,
+)
+from training.core.device import launched_with_deepspeed
+from training.core.interruption import StopOnSignal
+from training.core.tracking import ConsoleLog, MetricsFile, Throughput
+
+
+class TrustworthyTrainerMixin:
+    """Put in front of `Trainer` or one of TRL's trainers: `class X(TrustworthyTrainerMixin, Trainer)`.
+
+    - Parameters and optimiser state stay fp32 under every launcher; `bf16: true` is autocast, under DeepSpeed as well, so that
+      what a checkpoint holds are the master weights.
+    - Checkpoints are written aside, sealed and renamed, and come before the evaluation of the same step.
+    - A loss or gradient that is not finite ends the run before it can reach a checkpoint.
+    - SIGTERM and SIGINT save at the next step, on all processes together.
+    - Log rows carry tokens/s, MFU, memory and time left when `self.throughput` is set.
+    """
+
+    throughput: Throughput | None = None
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._staging: Path | None = None
+        self.stopper = StopOnSignal()
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        for callback in (self.stopper, MetricsFile(self.run_dir), ConsoleLog()):
+            self.add_callback(callback)
+        # The Trainer writes its own `use_cache` (False) into the config, which would travel into every checkpoint and make
+        # generation slow for whoever loads it.
+        self.model.config.use_cache = True
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.args.output_dir)
+
+    @property
+    def engine(self) -> str:
+        """Accelerate's name of the launcher's engine, such as NO, MULTI_GPU, DEEPSPEED or FSDP, with ZeRO's stage."""
+        name = self.accelerator.distributed_type.value
+        return f"{name}-ZERO{self.accelerator.state.deepspeed_plugin.zero_stage}" if self.is_deepspeed_enabled else name
+
+    # Precision
+
+    def _build_accelerator_args(self, **kwargs):
+        # Accelerate's own mixed precision would turn every logits tensor into an fp32 copy, and under DeepSpeed it would train
+        # bf16 parameters. Autocast happens in compute_loss_context_manager and in DeepSpeed's engine instead.
+        return super()._build_accelerator_args(**kwargs) | {"mixed_precision": "no"}
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        if launched_with_deepspeed():
+            # `Accelerator(cpu=True)` under a DeepSpeed launch would silently train with DDP.
+            assert self.is_deepspeed_enabled, "launched with DeepSpeed, but Accelerate did not set it up"
+            # An empty list keeps the reduction of gradients in fp32, as DDP does it.
+            autocast = {"enabled": bool(self.args.bf16), "dtype": "bfloat16", "lower_precision_safe_modules": []}
+            self.accelerator.state.deepspeed_plugin.deepspeed_config["torch_autocast"] = autocast
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Return the context in which the model computes: bf16 autocast, or nothing."""
+        if not self.args.bf16:
+            return contextlib.nullcontext()
+        return torch.autocast(self.args.device.type, dtype=torch.bfloat16)
+
+    def compute_loss_context_manager(self):
+        stack = super().compute_loss_context_manager()
+        stack.enter_context(self.autocast())
+        return stack
+
+    # Stepping
+
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, *args, **kwargs):
+        if self.control.should_log or self.control.should_save:
+            self._check_finite(tr_loss, grad_norm)
+        evaluate, self.control.should_evaluate = self.control.should_evaluate, False
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, *args, **kwargs)
+        if evaluate:
+            self._evaluate(trial, ignore_keys_for_eval)
+            self.control.should_evaluate = False
+
+    def _check_finite(self, loss_since_last_log: torch.Tensor, grad_norm: torch.Tensor | float | None) -> None:
+        """End the run on all processes when the loss or the gradient is not finite on one."""
+        values = torch.stack(
+            [loss_since_last_log.float(), torch.as_tensor(grad_norm if grad_norm is not None else 0.0).float().to(loss_since_last_log.device)]
+        )
+        finite = torch.isfinite(values).all().float()
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(finite, op=torch.distributed.ReduceOp.MIN)
+        if not finite.item():
+            step = self.state.global_step
+            raise FloatingPointError(
+                f"the loss or its gradient is not finite between step {self._globalstep_last_logged} and step {step} (loss "
+                f"{values[0].item() / max(step - self._globalstep_last_logged, 1)}, gradient norm {values[1].item()}). "
+                f"{self._last_good_checkpoint()} Lower the learning rate or look at the data of these steps."
+            )
+
+    def _last_good_checkpoint(self) -> str:
+        newest = newest_checkpoint(self.run_dir, warn=print) if self.args.should_save else None
+        return f"The last good checkpoint is {newest}." if newest else "There is no good checkpoint yet."
+
+    def _evaluate(self, *args, **kwargs):
+        with self._paused():
+            return super()._evaluate(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.throughput is not None and "loss" in logs:
+            logs.update(self.throughput.measure(self.state.global_step, self.state.max_steps))
+        super().log(logs, start_time)
+
+    @contextlib.contextmanager
+    def _paused(self):
+        start = time.perf_counter()
+        yield
+        if self.throughput is not None:
+            self.throughput.pause(time.perf_counter() - start)
+
+    # Checkpoints
+
+    def _get_output_dir(self, trial) -> str:
+        return str(self._staging or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Save into a staging folder, seal it, and rename it into the run."""
+        name = f"checkpoint-{self.state.global_step}"
+        with self._paused():
+            try:
+                self._staging = self.run_dir / STAGING
+                if self.args.should_save:
+                    shutil.rmtree(self._staging, ignore_errors=True)
+                self.accelerator.wait_for_everyone()
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    facts = {"step": self.state.global_step, "num_processes": self.args.world_size, "engine": self.engine}
+                    seal(self._staging / name, facts)
+                    publish(self._staging / name, self.run_dir)
+            except Exception as error:
+                shutil.rmtree(self.run_dir / STAGING, ignore_errors=True)
+                raise RuntimeError(
+                    f"could not save {self.run_dir / name}: {error}. {self._last_good_checkpoint()} Free space on that disk if it "
+                    "is full, and start the same command again."
+                ) from error
+            finally:
+                self._staging = None
+            if self.args.should_save:
+                shutil.rmtree(self.run_dir / STAGING, ignore_errors=True)
+                remove_old_checkpoints(self.run_dir, self.args.save_total_limit)
+            self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        # The Trainer pickles its arguments there; run.json and checkpoint.json say the same and can be opened safely.
+        arguments = Path(output_dir or self.args.output_dir) / "training_args.bin"
+        if self.args.should_save:
+            arguments.unlink(missing_ok=True)
+
+    def find_checkpoint(self) -> Path | None:
+        """Return the newest whole checkpoint of this run, agreed upon by all processes; checks the process count."""
+        found = [str(newest_checkpoint(self.run_dir, warn=print) or "") if self.args.process_index == 0 else ""]
+        if self.args.world_size > 1:
+            broadcast_object_list(found)
+        if not found[0]:
+            return None
+        check_process_count(Path(found[0]), self.args.world_size, self.engine)
+        return Path(found[0])
+
+
+def share_of_step(total_batch_tokens: int, sequence_length: int, per_device: int, num_processes: int) -> int:
+    """Return the number of accumulation steps; raises `ValueError` when the batch sizes do not divide."""
+    per_micro_step = per_device * sequence_length * num_processes
+    if total_batch_tokens < 1 or total_batch_tokens % per_micro_step:
+        raise ValueError(
+            f"total_batch_tokens ({total_batch_tokens:,}) must be a multiple of {per_micro_step:,} = {per_device} sequences x "
+            f"{sequence_length:,} tokens x {num_processes} processes; change per_device_train_batch_size or total_batch_tokens"
+        )
+    return total_batch_tokens // per_micro_step

@@ -1,0 +1,265 @@
+"""Pretrain one arm of the experiment.
+
+    accelerate launch training/pretrain.py recipes/baseline.yaml
+    accelerate launch --config_file accelerate_configs/zero1.yaml training/pretrain.py recipes/gpt2_124m/mul_tokens.yaml --seed 2
+
+Writes `output_dir/checkpoint-N/` (a `from_pretrained` folder that also resumes), `metrics.jsonl` and `run.json`. An
+interrupted run continues when the same command is given again; SIGTERM saves at the next step and exits 75, Ctrl-C 130.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, Trainer, TrainingArguments
+
+from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
+from tokenization import MulFactTokenizer
+from tokenization.mul_facts import END_OF_TEXT_ID, FACT_IDS, PAD_ID, RESERVED_IDS, VOCABULARY_SIZE
+from training.core.checkpoint import checkpoint_step, list_checkpoints
+from training.core.device import initialize_deepspeed_on_cpu, prepare_process
+from training.core.provenance import check_same_run, sha256_of_weights, write_run_file
+from training.core.recipe import parse_recipe, resolved, run_program
+from training.core.tracking import METRICS_FILE, Throughput, read_metrics
+from training.core.trainer import TrustworthyTrainerMixin, share_of_step
+from training.data.corpus import CorpusArguments, prepare_corpus
+from training.data.packing import PackedDocuments, document_order_sha256
+from training.data.shards import MANIFEST, Corpus
+from training.evals.bits_per_byte import FixedDocuments, measure_bits_per_byte
+
+
+@dataclass(frozen=True)
+class ModelArguments:
+    """The arm and the architecture; sizes are `GPT2Config`'s, by default those of GPT-2 124M."""
+
+    condition: str = "baseline"
+    injection_mode: str = "weak"
+    operators: str = "*×x"
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    n_positions: int = field(default=1024, metadata={"help": "Context length in tokens, also of the training windows."})
+
+
+@dataclass(frozen=True)
+class DataArguments:
+    """The corpus: a prepared one (`corpus_dir`), or the recipe of one that is prepared on first use (`corpus_recipe`)."""
+
+    corpus_dir: str | None = None
+    corpus_recipe: str | None = None
+    eval_documents: int = field(default=500, metadata={"help": "Validation documents, the first of the corpus, the same always."})
+    max_epochs: float | None = field(default=None, metadata={"help": "Refuse to read the training documents more often."})
+
+    def __post_init__(self):
+        if self.corpus_dir is None and self.corpus_recipe is None:
+            raise ValueError("neither corpus_dir nor corpus_recipe is set; name a prepared corpus or the recipe of one")
+        if self.eval_documents < 1:
+            raise ValueError(f"eval_documents is {self.eval_documents}; at least 1 document is needed for validation")
+
+
+@dataclass
+class PretrainArguments(TrainingArguments):
+    """Transformers' training arguments with the defaults of this experiment, and three keys of its own.
+
+    total_batch_tokens: tokens of one optimiser step over all processes; the accumulation follows from it. init_seed and
+    data_seed: initial weights and order of documents, both `seed` unless set. `{condition}` and `{seed}` in `output_dir` are
+    filled in.
+    """
+
+    output_dir: str = "runs/{condition}-s{seed}"
+    total_batch_tokens: int = 524_288
+    init_seed: int | None = None
+    max_steps: int = 19_073
+    adam_beta2: float = 0.95
+    weight_decay: float = 0.1
+    lr_scheduler_type: str = "cosine_with_min_lr"
+    bf16: bool = True
+    logging_steps: float = 10
+    logging_nan_inf_filter: bool = False  # it waits for the device at every micro-step; we check at every log line
+    eval_strategy: str = "steps"
+    eval_steps: float | None = 250
+    save_steps: float = 1000
+    save_total_limit: int | None = 3
+    report_to: str = "none"
+    remove_unused_columns: bool = False
+    train_sampling_strategy: str = "sequential"  # the data set itself is in shuffled order
+    ddp_find_unused_parameters: bool | None = False
+
+    def __post_init__(self):
+        self.use_cpu = self.use_cpu or not torch.cuda.is_available()
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps is {self.max_steps}; pretraining counts steps, not epochs, and needs at least 1")
+        if self.gradient_accumulation_steps != 1:
+            raise ValueError(
+                f"gradient_accumulation_steps ({self.gradient_accumulation_steps}) follows from total_batch_tokens; remove it"
+            )
+        self.init_seed = self.seed if self.init_seed is None else self.init_seed
+        self.data_seed = self.seed if self.data_seed is None else self.data_seed
+        if isinstance(self.lr_scheduler_kwargs, dict):  # YAML reads 6e-5 as a string
+            self.lr_scheduler_kwargs = {key: float(value) for key, value in self.lr_scheduler_kwargs.items()}
+        super().__post_init__()
+
+
+# What may differ when a run is resumed: where and how it runs and reports, never what it computes.
+FREE_KEYS = frozenset(
+    "output_dir corpus_dir corpus_recipe per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
+    "logging_steps logging_first_step logging_dir log_level log_level_replica log_on_each_node disable_tqdm report_to run_name "
+    "project save_steps save_total_limit save_strategy use_cpu local_rank dataloader_num_workers dataloader_pin_memory "
+    "dataloader_persistent_workers dataloader_prefetch_factor ddp_timeout push_to_hub hub_model_id hub_private_repo hub_strategy "
+    "hub_revision hub_always_push hub_token eval_on_start torch_compile torch_compile_backend torch_compile_mode debug "
+    "skip_memory_metrics deepspeed fsdp fsdp_config accelerator_config resume_from_checkpoint".split()
+)
+
+
+def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArguments) -> int:
+    prepare_process()
+    initialize_deepspeed_on_cpu()
+    args.output_dir = args.output_dir.format(condition=model_args.condition, seed=args.seed)
+    args.run_name = f"{model_args.condition}-s{args.seed}"
+    args.gradient_accumulation_steps = share_of_step(
+        args.total_batch_tokens, model_args.n_positions, args.per_device_train_batch_size, args.world_size
+    )
+
+    # Data
+    tokenizer = MulFactTokenizer.build(model_args.condition, model_args.injection_mode, model_args.operators)
+    tokenizer.model_max_length = model_args.n_positions
+    with args.main_process_first(desc="preparing the corpus"):
+        corpus = Corpus(corpus_folder(model_args.condition, data_args), tokenizer)
+    windows = args.max_steps * args.total_batch_tokens // model_args.n_positions
+    train_dataset = PackedDocuments(corpus.train, model_args.n_positions, windows, args.data_seed)
+    if data_args.max_epochs is not None and train_dataset.epochs > data_args.max_epochs:
+        raise ValueError(
+            f"max_steps x total_batch_tokens = {args.max_steps * args.total_batch_tokens:,} tokens would read the "
+            f"{train_dataset.epoch_tokens:,} training tokens {train_dataset.epochs:.3f} times, above max_epochs {data_args.max_epochs}; "
+            "prepare more data, or raise max_epochs"
+        )
+    validation = FixedDocuments(corpus.validation, data_args.eval_documents, model_args.n_positions)
+
+    # Model
+    torch.manual_seed(args.init_seed)
+    model = DomainGPT2ForCausalLM(model_config(model_args))
+    model.generation_config = generation_config(model_args.condition)
+    facts = {
+        "recipe": resolved(model_args, data_args, args),
+        "condition": model_args.condition,
+        "tokenizer": tokenizer.fingerprint,
+        "parameters": model.num_parameters(),
+        "initial_weights_sha256": sha256_of_weights(model),
+        "document_order_sha256": document_order_sha256(corpus.manifest["documents_sha256"], len(corpus.train), args.data_seed),
+        "training_documents": len(corpus.train),
+        "unique_tokens": train_dataset.epoch_tokens,
+        "processed_tokens": args.max_steps * args.total_batch_tokens,
+    }
+
+    # Training
+    trainer = PretrainTrainer(
+        model=model, args=args, processing_class=tokenizer, train_dataset=train_dataset, eval_dataset=validation
+    )
+    checkpoint = trainer.find_checkpoint()
+    if checkpoint is not None:
+        check_same_run(trainer.run_dir, facts, FREE_KEYS)
+        args.eval_on_start = evaluation_is_missing(trainer.run_dir, checkpoint_step(checkpoint), args)
+    if args.process_index == 0:
+        trainer.run_dir.mkdir(parents=True, exist_ok=True)
+        write_run_file(trainer.run_dir, facts)
+        print(describe_start(args, model, train_dataset, checkpoint, trainer.engine), flush=True)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    finished = trainer.state.global_step >= args.max_steps
+    if args.process_index == 0:
+        newest = list_checkpoints(trainer.run_dir)[-1]
+        print(f"{'finished' if finished else 'stopped'}: {newest}", flush=True)
+    return 0 if finished else trainer.stopper.exit_code
+
+
+class PretrainTrainer(TrustworthyTrainerMixin, Trainer):
+    """The Trainer of pretraining: packed windows without padding, and validation in bits per byte."""
+
+    def __init__(self, *args, eval_dataset: FixedDocuments, **kwargs):
+        super().__init__(*args, data_collator=stack_windows, **kwargs)
+        self.validation = eval_dataset
+        flops = self.model.config.flops_per_token(self.model.config.n_positions)
+        self.throughput = Throughput(self.args.total_batch_tokens, flops, self.args.world_size)
+        self.add_callback(self.throughput)
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        # Every window is full, so the tokens of the global batch are known; counting them would wait for the device.
+        return self.args.total_batch_tokens
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
+
+    def evaluate(self, *args, metric_key_prefix: str = "eval", **kwargs) -> dict[str, float]:
+        """Measure bits per byte on the fixed validation documents, over all processes."""
+        # A sharded model computes only inside its engine; otherwise the plain module avoids compiling for every width.
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        measured = measure_bits_per_byte(
+            self.model_wrapped if sharded else self.accelerator.unwrap_model(self.model, keep_torch_compile=False),
+            self.validation,
+            batch_size=self.args.per_device_eval_batch_size,
+            device=self.args.device,
+            process_index=self.args.process_index,
+            num_processes=self.args.world_size,
+            autocast=self.autocast,
+        )
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def corpus_folder(condition: str, data_args: DataArguments) -> Path:
+    """Return the folder of the condition's corpus, after preparing it if the recipe says how."""
+    if data_args.corpus_recipe is not None:
+        overrides = ["--output_dir", data_args.corpus_dir] if data_args.corpus_dir else []
+        (corpus_args,) = parse_recipe([CorpusArguments], [data_args.corpus_recipe, *overrides])
+        folder = Path(corpus_args.output_dir)
+        if not (folder / condition / MANIFEST).is_file():
+            prepare_corpus(corpus_args)
+    else:
+        folder = Path(str(data_args.corpus_dir))
+        if (folder / MANIFEST).is_file():
+            return folder
+    return folder / condition
+
+
+def model_config(model_args: ModelArguments) -> DomainGPT2Config:
+    return DomainGPT2Config(
+        vocab_size=VOCABULARY_SIZE,
+        n_positions=model_args.n_positions,
+        n_embd=model_args.n_embd,
+        n_layer=model_args.n_layer,
+        n_head=model_args.n_head,
+    )
+
+
+def generation_config(condition: str) -> GenerationConfig:
+    """Return a generation config that never samples an id the condition cannot have seen in training."""
+    unseen = [*RESERVED_IDS, *(FACT_IDS if condition == "baseline" else [])]
+    return GenerationConfig(
+        bos_token_id=END_OF_TEXT_ID, eos_token_id=END_OF_TEXT_ID, pad_token_id=PAD_ID, suppress_tokens=unseen
+    )
+
+
+def stack_windows(windows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {key: torch.stack([window[key] for window in windows]) for key in windows[0]}
+
+
+def evaluation_is_missing(run_dir: Path, step: int, args: PretrainArguments) -> bool:
+    """Return whether the run died between the checkpoint of a step and the evaluation that was due at it."""
+    rows = read_metrics(run_dir / METRICS_FILE)
+    due = args.eval_strategy == "steps" and step % int(args.eval_steps) == 0
+    return due and not any(row["step"] == step and "eval_loss" in row for row in rows)
+
+
+def describe_start(args, model, train_dataset, checkpoint: Path | None, engine: str) -> str:
+    return (
+        f"{args.run_name}: {model.num_parameters():,} parameters, {args.max_steps:,} steps of {args.total_batch_tokens:,} tokens = "
+        f"{train_dataset.epochs:.2f} epochs of {train_dataset.epoch_tokens:,} tokens; {args.world_size} process(es), engine {engine}, "
+        f"{'bf16 autocast' if args.bf16 else 'fp32'}, {torch.get_num_threads()} CPU threads; {args.output_dir}; "
+        + (f"continuing from {checkpoint}" if checkpoint else "starting at step 0")
+    )
+
+
+if __name__ == "__main__":
+    run_program(main, [ModelArguments, DataArguments, PretrainArguments])
