@@ -1,4 +1,4 @@
-"""Encode documents of a corpus about seven times faster than the tokenizer, to the same ids."""
+"""Encode the documents of a corpus to the ids that the tokenizer gives, several times faster."""
 
 from functools import cache
 

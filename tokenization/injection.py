@@ -30,8 +30,7 @@ _GAP = _BLANK + "{0,2}"
 _EQUALS = f"{_GAP}={_GAP}"
 _NUMBER = "[0-9]+(?:[.,][0-9]+)*"
 _NUMBER_ENDS = "(?![0-9])(?![.,][0-9])"
-# Narrowing the operators narrows what is rewritten, never what the text means: all of them still make a number a
-# factor.
+# A choice of operators narrows what is rewritten, never what the text means: with any of them a number is a factor.
 _IS_FACTOR = f"{_GAP}[{OPERATORS}]{_GAP}[0-9]"
 # The second factor is a whole number, no letter clings to it, and no power or percent sign takes it first.
 _SECOND_FACTOR_ENDS = rf"(?![0-9A-Za-z_])(?![.,][0-9])(?!{_GAP}(?:\*\*|\^|%))"
@@ -70,10 +69,10 @@ def _every_product(mode: str, operators: str, first: str, second: str) -> str:
     )
 
 
-@cache
 def canonical_operators(operators: str) -> str:
     """Return the operators in the order of `OPERATORS`; raise ValueError unless they are a non-empty subset of it."""
-    if not operators or len(set(operators)) < len(operators) or not set(operators) <= set(OPERATORS):
+    chosen = set(operators) if isinstance(operators, str) else set()
+    if not chosen or len(chosen) < len(operators) or not chosen <= set(OPERATORS):
         raise ValueError(f"operators must be a non-empty subset of {OPERATORS!r}, each once, not {operators!r}")
     return "".join(operator for operator in OPERATORS if operator in operators)
 

@@ -10,12 +10,10 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from tokenization import gpt2_bpe
 from tokenization.corpus_encoder import CorpusEncoder
-from tokenization.injection import OPERATORS, RULE_VERSION, inject, resolve_condition, rewriting_steps
+from tokenization.injection import OPERATORS, RULE_VERSION, resolve_condition, rewriting_steps
 from tokenization.mul_facts import (
     END_OF_TEXT,
-    FACT_BY_ID,
     FACTS,
-    NAME_PATTERN,
     PAD_ID,
     PAD_TOKEN,
     RESERVED_IDS,
@@ -46,9 +44,10 @@ _FAITHFUL_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 # What loading leaves in the configuration: how the folder was read says nothing about the tokenizer.
 _LOADING_KEYS = ("backend", "is_local", "local_files_only")
 
+# Plain text, each operator, right and wrong results, and the guards on both sides.
 _PROBES = (
-    "6*9", "9 × 6", "2 x 3", "6*9=54", "6×9 = 54", "8x8=64", "6*9=55", "6*9=54.5", "16*9", "6*9.5", "6*95", "2*3*4", "8/2*3",
-    "2*3^2", "6*6=4*9", "6\n*9", "<MUL_6_9_54>", "<MUL_9_6_54>",
+    "Hello world<|endoftext|>", "6*9", "9 × 6", "2 x 3", "6*9=54", "6×9 = 54", "8x8=64", "6*9=55", "6*9=54.5", "2*3*4",
+    "6*6=4*9", "16*9", "6*9.5", "6*95", "8/2*3", "2*3^2", "6*\n9", "<MUL_6_9_54>", "<MUL_9_6_54>",
 )  # fmt: skip
 
 
@@ -150,7 +149,10 @@ class MulFactTokenizer(PreTrainedTokenizerFast):
 
     def encode_document(self, text: str) -> list[int]:
         """Return the ids of a document in which `<|endoftext|>` and every other special name is text."""
-        return self.encode(text, add_special_tokens=False, split_special_tokens=True)
+        ids = self.encode(text, add_special_tokens=False, split_special_tokens=True)
+        # The backend remembers the switch; whoever calls it directly would go on splitting.
+        self.backend_tokenizer.encode_special_tokens = self.split_special_tokens
+        return ids
 
     def _save_pretrained(self, save_directory, file_names, legacy_format=None, filename_prefix=None):
         # Here and not after save_pretrained, because push_to_hub uploads before that returns.
@@ -187,8 +189,7 @@ def _build_backend(condition: str, injection_mode: str | None, operators: str | 
                 for found, replacement in rewriting_steps(injection_mode, operators)
             ]
         )
-        # Matched in the normalized text, where injection has put them. Not special: skip_special_tokens must keep
-        # them.
+        # Matched in the normalized text, where injection puts them; not special, so that skip_special_tokens keeps them.
         backend.add_tokens([AddedToken(fact.name, special=False, normalized=True) for fact in FACTS])
     return backend
 
@@ -199,24 +200,19 @@ def _find_damage(tokenizer: MulFactTokenizer, config: dict) -> str | None:
         return f"follows version {config['injection_rule']} of the injection rule, and this is version {RULE_VERSION}"
     if config.get("tokenizer_class") not in _FAITHFUL_CLASSES:
         return (
-            f"is declared a {config.get('tokenizer_class')}, as which AutoTokenizer drops the normalizer that injects facts "
-            f"and says nothing; set tokenizer_class to {_FAITHFUL_CLASSES[0]} in tokenizer_config.json if nothing else changed"
+            f"is declared a {config.get('tokenizer_class')} instead of a {_FAITHFUL_CLASSES[0]}: AutoTokenizer would "
+            "drop its normalizer and inject nothing"
         )
-    condition, injection_mode, operators = resolve_condition(
-        tokenizer.condition, tokenizer.injection_mode, tokenizer.operators
-    )
     if len(tokenizer) != VOCABULARY_SIZE or tokenizer.pad_token_id != PAD_ID:
         return (
-            f"has {len(tokenizer)} tokens and pads with id {tokenizer.pad_token_id}, not {VOCABULARY_SIZE} and {PAD_ID}: "
-            "tokens were added or dropped"
+            f"has {len(tokenizer)} tokens and pads with id {tokenizer.pad_token_id} instead of {VOCABULARY_SIZE} and "
+            f"{PAD_ID}: tokens were added or dropped"
         )
-    if condition == "mul_tokens" and tokenizer.backend_tokenizer.normalizer is None:
+    if tokenizer.condition == "mul_tokens" and tokenizer.backend_tokenizer.normalizer is None:
         return "has lost its normalizer: it no longer injects facts"
-    if tokenizer.encode_document("Hello world<|endoftext|>") != [15496, 995, 27, 91, 437, 1659, 5239, 91, 29]:
-        return "no longer encodes plain text as GPT-2 does"
+    encoder = tokenizer.corpus_encoder()
     for probe in _PROBES:
-        expected = NAME_PATTERN.findall(inject(probe, injection_mode, operators)) if condition == "mul_tokens" else []
-        found = [FACT_BY_ID[token_id].name for token_id in tokenizer.encode_document(probe) if token_id in FACT_BY_ID]
-        if found != expected:
-            return f"reads the facts {found} in {probe!r}, where its condition says {expected}"
+        ids, expected = tokenizer.encode_document(probe), encoder.encode(probe).tolist()
+        if ids != expected:
+            return f"encodes {probe!r} as {ids}, where its condition says {expected}"
     return None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, Trainer, TrainingArguments
+from transformers.utils.logging import disable_progress_bar
 
 from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
 from tokenization import MulFactTokenizer
@@ -95,8 +96,11 @@ class PretrainArguments(TrainingArguments):
             )
         self.init_seed = self.seed if self.init_seed is None else self.init_seed
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
-        if isinstance(self.lr_scheduler_kwargs, dict):  # YAML reads 6e-5 as a string
-            self.lr_scheduler_kwargs = {key: float(value) for key, value in self.lr_scheduler_kwargs.items()}
+        if "min_lr" in (self.lr_scheduler_kwargs or {}):
+            raise ValueError(
+                f"lr_scheduler_kwargs has min_lr ({self.lr_scheduler_kwargs['min_lr']}), which does not work under DeepSpeed; give "
+                "the minimum as a share of learning_rate, such as {min_lr_rate: 0.1}"
+            )
         super().__post_init__()
 
 
@@ -113,6 +117,7 @@ FREE_KEYS = frozenset(
 
 def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArguments) -> int:
     prepare_process()
+    disable_progress_bar()  # "Writing model shards" at every checkpoint
     initialize_deepspeed_on_cpu()
     args.output_dir = args.output_dir.format(condition=model_args.condition, seed=args.seed)
     args.run_name = f"{model_args.condition}-s{args.seed}"
@@ -175,9 +180,8 @@ def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArg
 class PretrainTrainer(TrustworthyTrainerMixin, Trainer):
     """The Trainer of pretraining: packed windows without padding, and validation in bits per byte."""
 
-    def __init__(self, *args, eval_dataset: FixedDocuments, **kwargs):
+    def __init__(self, *args, **kwargs):
         super().__init__(*args, data_collator=stack_windows, **kwargs)
-        self.validation = eval_dataset
         flops = self.model.config.flops_per_token(self.model.config.n_positions)
         self.throughput = Throughput(self.args.total_batch_tokens, flops, self.args.world_size)
         self.add_callback(self.throughput)
@@ -195,7 +199,7 @@ class PretrainTrainer(TrustworthyTrainerMixin, Trainer):
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         measured = measure_bits_per_byte(
             self.model_wrapped if sharded else self.accelerator.unwrap_model(self.model, keep_torch_compile=False),
-            self.validation,
+            self.eval_dataset,
             batch_size=self.args.per_device_eval_batch_size,
             device=self.args.device,
             process_index=self.args.process_index,

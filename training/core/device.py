@@ -60,6 +60,7 @@ def prepare_process() -> None:
     set_cpu_threads()
     if not torch.cuda.is_available():
         tune_allocator()
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed finds that out as well, with a warning at each import
     _stop_with_launcher()
 
 

@@ -1,0 +1,148 @@
+import json
+import random
+from functools import cache
+
+import pytest
+from transformers.utils import logging
+
+from tokenization import MulFactTokenizer
+
+SPACES = [" ", " ", " ", "  ", "   ", "\t", "\u00a0", "\u2009", "\u202f", "\u2003", "\u3000", "\n", "\r\n", ""]
+SIGNS = ["*", "*", "×", "×", "x", "x", "X", "**", "^", "/", "%", "÷", "+", "-", "·", "=", "=", "==", "=?"]
+NUMBERS = [str(digit) for digit in range(10)] + [
+    "10",
+    "16",
+    "105",
+    "09",
+    "2.5",
+    ".5",
+    "0.2",
+    "1,000",
+    "54",
+    "12",
+    "24",
+]
+MARKS = [".", ",", "$", "(", ")", "<<", ">>", "<", ">", "_", "'s", "'ll", "#### ", "!", "\ufdd0", "\ufdd1", "\ufdd2"]
+WORDS = [
+    "a",
+    "b",
+    "x",
+    "cm",
+    "The",
+    " apples",
+    "is ",
+    "é",
+    "日本",
+    "５",
+    "٣",
+    "😀",
+    "👩‍👩‍👧",
+    "e\u0301",
+    "\ufeff",
+    "\x00",
+    "\U0010ffff",
+]
+NAMES = [
+    "<MUL_6_9_54>",
+    "<MUL_1_1_1>",
+    "<MUL_9_6_54>",
+    "<MUL_6_9_55>",
+    "<MUL_6_9_5",
+    "<MUL_",
+    "<|endoftext|>",
+    "<|reserved_50257|>",
+    "<|reserved_50258|>",
+]
+
+
+def _expression(rng: random.Random) -> str:
+    a, b = rng.randint(1, 9), rng.randint(1, 9)
+    gaps = rng.choices(["", " ", "  ", "\u00a0", "\u2009\u202f"], [4, 4, 1, 1, 1], k=4)
+    text = f"{a}{gaps[0]}{rng.choice('**××x')}{gaps[1]}{b}"
+    if rng.random() < 0.5:
+        stated = a * b if rng.random() < 0.7 else rng.randint(0, 99)
+        text += f"{gaps[2]}={gaps[3]}{stated}{rng.choice(['', '', '', '.', ',', '.0', ',000', 'cm'])}"
+    return text
+
+
+def _fuzzed_text(rng: random.Random, pieces: int) -> str:
+    kinds = [SPACES, SIGNS, NUMBERS, MARKS, WORDS, NAMES]
+    return "".join(
+        _expression(rng) if rng.random() < 0.25 else rng.choice(rng.choices(kinds, [6, 6, 6, 3, 2, 1])[0])
+        for _ in range(pieces)
+    )
+
+
+def _word_problem(rng: random.Random) -> str:
+    """Write a problem and its solution as GSM8K does, with calculator notes, money, decimals and thousands."""
+    lines, total = [], rng.randint(1, 60)
+    for _ in range(rng.randint(1, 5)):
+        a, b, c = rng.randint(1, 12), rng.randint(1, 12), rng.choice([2.5, 0.25, 100, 1000, 4])
+        lines.append(
+            rng.choice(
+                [
+                    f"She buys {a} boxes of {b}, so {a}*{b}=<<{a}*{b}={a * b}>>{a * b} in all.",
+                    f"They pay ${a} x {b} = ${a * b}.",
+                    f"In {b} weeks he saves {a} * {c} = <<{a}*{c}={a * c:g}>>{a * c:g} dollars.",
+                    f"That leaves {total}-{a}*{b}=<<{total}-{a}*{b}={total - a * b}>>{total - a * b}.",
+                    f"The field is {a} × {b} metres, i.e. {a * b} square metres; half is {a}*{b}/2={a * b / 2:g}.",
+                    f"{a}/{b}*{c} = {a / b * c:,.2f} and {a}*{b}*2 = {a * b * 2}",
+                    f"{a * 1000:,}*{b}={a * b * 1000:,} cents, {a}*{b}% of them lost",
+                ]
+            )
+        )
+    return "How many are there?\n" + "\n".join(lines) + f"\n#### {rng.randint(0, 500)}"
+
+
+@pytest.fixture(scope="session")
+def fuzzed_texts() -> list[str]:
+    """Give 20,200 texts that mix expressions, near misses, names, special names and odd Unicode."""
+    rng = random.Random(20_000)
+    short = [_fuzzed_text(rng, rng.randint(1, 16)) for _ in range(20_000)]
+    return short + [_fuzzed_text(rng, rng.randint(60, 400)) for _ in range(200)]
+
+
+@pytest.fixture(scope="session")
+def word_problems() -> list[str]:
+    rng = random.Random(7_473)
+    return [_word_problem(rng) for _ in range(2_000)]
+
+
+@pytest.fixture(scope="session")
+def unicode_texts() -> list[str]:
+    """Give 3,000 texts without expressions from all planes, with runs of blanks, contractions and digits."""
+    rng = random.Random(50_257)
+    planes = [(0x20, 0x7E), (0x00, 0x2FF), (0x300, 0x36F), (0x600, 0x6FF), (0x2000, 0x206F), (0x3040, 0x9FFF)]
+    planes += [(0xE000, 0xFFFF), (0x10000, 0x10FFFF), (0x1F300, 0x1FAFF), (0x41, 0x5A), (0x61, 0x7A)]
+    runs = ["  ", "\n\n", " \n", "\t ", "'re", "'S", " 12345", "<|endoftext|>", "\u00a0 ", "\x85", "\u2028", "½²"]
+
+    def piece() -> str:
+        return rng.choice(runs) if rng.random() < 0.2 else chr(rng.randint(*rng.choice(planes)))
+
+    return ["".join(piece() for _ in range(rng.randint(0, 40))) for _ in range(3_000)]
+
+
+@pytest.fixture(scope="session")
+def build():
+    """Give `MulFactTokenizer.build` with the tokenizers remembered; the tests change none of them."""
+    return cache(MulFactTokenizer.build)
+
+
+@pytest.fixture(scope="session")
+def saved(build, tmp_path_factory):
+    """Save the tokenizer of a condition once and give its folder; a test that edits a folder copies it first."""
+
+    @cache
+    def save(condition="mul_tokens", injection_mode="weak", operators="*×x"):
+        folder = tmp_path_factory.mktemp(condition)
+        build(condition, injection_mode, operators).save_pretrained(folder)
+        # Beside a checkpoint, as AutoTokenizer finds it: the model's type decides how it treats the tokenizer's class.
+        (folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_transformers():
+    logging.set_verbosity_error()

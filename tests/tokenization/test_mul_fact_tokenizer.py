@@ -1,0 +1,335 @@
+import copy
+import json
+import pickle
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from itertools import product
+
+import pytest
+import tiktoken
+from tiktoken_ext import openai_public
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from tokenization import CorpusEncoder, MulFactTokenizer, gpt2_bpe, inject
+from tokenization.mul_facts import END_OF_TEXT_ID, FACT_IDS, FACTS, PAD_ID, PAD_TOKEN, RESERVED_IDS, VOCABULARY_SIZE
+
+CONDITIONS = [("baseline", None, None), ("mul_tokens", "weak", "*×x"), ("mul_tokens", "strict", "*×")]
+F = "<MUL_6_9_54>"
+
+
+def edit_json(path, change):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture
+def editable(saved, tmp_path):
+    """Give a folder of the weak mul_tokens tokenizer that the test may spoil."""
+    return shutil.copytree(saved(), tmp_path / "tokenizer")
+
+
+# Vocabulary and ids
+
+
+@pytest.mark.parametrize("settings", CONDITIONS)
+def test_every_condition_has_50349_tokens(build, settings):
+    tokenizer = build(*settings)
+    assert len(tokenizer) == tokenizer.vocab_size == VOCABULARY_SIZE
+    assert sorted(tokenizer.get_vocab().values()) == list(range(VOCABULARY_SIZE))
+
+
+@pytest.mark.parametrize("settings", CONDITIONS)
+def test_names_and_ids_are_the_same_in_every_condition(build, settings):
+    vocabulary = build(*settings).get_vocab()
+    assert vocabulary == build("baseline").get_vocab()
+    assert [vocabulary[fact.name] for fact in FACTS] == list(FACT_IDS)
+    assert [vocabulary[f"<|reserved_{token_id}|>"] for token_id in RESERVED_IDS] == list(RESERVED_IDS)
+
+
+@pytest.mark.parametrize("settings", CONDITIONS)
+def test_special_tokens(build, settings):
+    tokenizer = build(*settings)
+    assert tokenizer.eos_token_id == tokenizer.bos_token_id == END_OF_TEXT_ID
+    assert (tokenizer.pad_token, tokenizer.pad_token_id) == (PAD_TOKEN, PAD_ID)
+    assert set(tokenizer.all_special_ids) == {END_OF_TEXT_ID, PAD_ID}
+    assert tokenizer.model_max_length == 1024
+
+
+def test_plain_text_has_the_ids_of_tiktoken_s_gpt2(build, unicode_texts):
+    gpt2 = tiktoken.Encoding(
+        name="independent", pat_str=openai_public.r50k_pat_str, mergeable_ranks=gpt2_bpe.ranks(), special_tokens={}
+    )
+    expected = [gpt2.encode_ordinary(text) for text in unicode_texts]
+    assert build("baseline")(unicode_texts, split_special_tokens=True).input_ids == expected
+    assert build()(unicode_texts, split_special_tokens=True).input_ids == expected
+    assert [CorpusEncoder("baseline").encode(text).tolist() for text in unicode_texts] == expected
+
+
+def test_an_expression_is_one_id(build):
+    assert build()("6 * 9 = 54").input_ids == [50342]
+    assert build()("is 9 x 6 = 54?").input_ids == [271, 220, 50342, 30]
+
+
+def test_a_literal_name_is_its_id(build):
+    assert build()(F).input_ids == [50342]
+
+
+@pytest.mark.parametrize("text", ["<MUL_9_6_54>", "<MUL_6_9_55>", "<MUL_6_9_54"])
+def test_a_wrong_name_is_text(build, text):
+    assert max(build()(text).input_ids) < END_OF_TEXT_ID
+
+
+@pytest.mark.parametrize("text", [F, "6*9", "6*9=54", "".join(fact.name for fact in FACTS)])
+def test_the_baseline_never_sees_a_fact(build, text):
+    ids = build("baseline")(text).input_ids
+    assert max(ids) < END_OF_TEXT_ID
+    assert ids == CorpusEncoder("baseline").encode_plain(text).tolist()
+
+
+@pytest.mark.parametrize("settings", CONDITIONS)
+def test_reserved_names_in_a_text_are_text(build, settings):
+    text = "".join(f"<|reserved_{token_id}|>" for token_id in RESERVED_IDS if token_id != PAD_ID)
+    assert max(build(*settings)(text).input_ids) < END_OF_TEXT_ID
+
+
+@pytest.mark.parametrize("settings", CONDITIONS)
+@pytest.mark.parametrize(("token", "token_id"), [("<|endoftext|>", END_OF_TEXT_ID), (PAD_TOKEN, PAD_ID)])
+def test_a_special_token_is_text_in_a_document_and_special_elsewhere(build, settings, token, token_id):
+    tokenizer = build(*settings)
+    assert tokenizer(token).input_ids == [token_id]
+    assert max(tokenizer.encode_document(token)) < END_OF_TEXT_ID
+    assert tokenizer(token, split_special_tokens=True).input_ids == tokenizer.encode_document(token)
+
+
+def test_encoding_a_document_leaves_no_trace(build):
+    tokenizer = build()
+    tokenizer.encode_document("<|endoftext|>")
+    assert tokenizer.backend_tokenizer.encode("<|endoftext|>").ids == [END_OF_TEXT_ID]
+
+
+@pytest.mark.parametrize("settings", CONDITIONS)
+def test_batches_are_padded_with_the_pad_token_and_hold_what_a_model_takes(build, settings):
+    batch = build(*settings)(["a b c", "a"], padding=True)
+    assert batch == {"input_ids": [[64, 275, 269], [64, PAD_ID, PAD_ID]], "attention_mask": [[1, 1, 1], [1, 0, 0]]}
+
+
+# Decoding
+
+
+@pytest.mark.parametrize("skip_special_tokens", [False, True])
+@pytest.mark.parametrize("settings", CONDITIONS)
+def test_decoding_writes_facts_by_name(build, settings, skip_special_tokens):
+    ids = [271, 220, 50342, 50304, 30]
+    assert build(*settings).decode(ids, skip_special_tokens) == "is <MUL_6_9_54><MUL_1_1_1>?"
+
+
+def test_skipping_special_tokens_drops_end_of_text_and_padding_only(build):
+    assert build().decode([271, END_OF_TEXT_ID, 50342, PAD_ID], skip_special_tokens=True) == f"is{F}"
+
+
+@pytest.mark.parametrize("settings", CONDITIONS)
+def test_decoding_gives_the_injected_text_and_encodes_to_the_same_ids(build, fuzzed_texts, settings):
+    tokenizer = build(*settings)
+    texts = fuzzed_texts[:3_000]
+    ids = tokenizer(texts, split_special_tokens=True).input_ids
+    decoded = tokenizer.batch_decode(ids)
+    condition, mode, operators = settings
+    assert decoded == (texts if condition == "baseline" else [inject(text, mode, operators) for text in texts])
+    assert tokenizer(decoded, split_special_tokens=True).input_ids == ids
+
+
+# Identity
+
+
+@pytest.mark.parametrize("settings", CONDITIONS)
+def test_a_tokenizer_knows_its_settings_also_after_loading(build, saved, settings):
+    for tokenizer in (build(*settings), MulFactTokenizer.from_pretrained(saved(*settings))):
+        assert (tokenizer.condition, tokenizer.injection_mode, tokenizer.operators) == settings
+
+
+def test_the_baseline_ignores_the_settings_of_injection(build):
+    tokenizer = build("baseline", "strict", "*")
+    assert (tokenizer.injection_mode, tokenizer.operators) == (None, None)
+    assert tokenizer.fingerprint == build("baseline").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("control",), "condition must be one of baseline, mul_tokens, not 'control'"),
+        (("mul_tokens", "loose"), "mode must be one of weak, strict, not 'loose'"),
+        (("mul_tokens", "weak", "*+"), "operators must be a non-empty subset of '*×x', each once, not '*+'"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        MulFactTokenizer.build(*settings)
+
+
+def test_fingerprints_differ_between_all_settings(build):
+    settings = [("baseline", None, None), *product(["mul_tokens"], ["weak", "strict"], ["*", "*×", "*×x"])]
+    assert len({build(*setting).fingerprint for setting in settings}) == len(settings)
+
+
+def test_the_order_of_the_operators_does_not_matter(build):
+    assert build("mul_tokens", "weak", "x*×").fingerprint == build("mul_tokens", "weak", "*×x").fingerprint
+
+
+@pytest.mark.parametrize("settings", CONDITIONS)
+def test_loading_keeps_the_fingerprint(build, saved, settings):
+    assert MulFactTokenizer.from_pretrained(saved(*settings)).fingerprint == build(*settings).fingerprint
+
+
+def test_padding_and_truncation_do_not_change_the_fingerprint():
+    tokenizer = MulFactTokenizer.build()
+    before = tokenizer.fingerprint
+    tokenizer("a b c d", padding="max_length", truncation=True, max_length=3)
+    assert tokenizer.fingerprint == before
+
+
+def test_another_process_computes_the_same_fingerprint(build, tmp_path):
+    program = "from tokenization import MulFactTokenizer; print(MulFactTokenizer.build().fingerprint)"
+    command = [sys.executable, "-c", program]
+    output = subprocess.run(command, cwd=tmp_path, env={"PYTHONHASHSEED": "7"}, capture_output=True, check=True).stdout
+    assert output.decode().strip() == build().fingerprint
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda tokenizer: pickle.loads(pickle.dumps(tokenizer))])
+def test_a_copy_is_the_same_tokenizer(build, duplicate):
+    twin = duplicate(build())
+    assert twin.fingerprint == build().fingerprint and twin("6*9").input_ids == [50342]
+
+
+@pytest.mark.parametrize("settings", CONDITIONS)
+def test_the_corpus_encoder_has_the_tokenizer_s_settings(build, settings):
+    encoder = build(*settings).corpus_encoder()
+    assert (encoder.condition, encoder.injection_mode, encoder.operators) == settings
+
+
+def test_building_and_encoding_open_no_connection(monkeypatch):
+    def refuse(*args):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    for cached in (gpt2_bpe.merges, gpt2_bpe.vocabulary, gpt2_bpe.ranks):
+        cached.cache_clear()
+    assert MulFactTokenizer.build().corpus_encoder().encode("6*9").tolist() == [50342]
+
+
+# Saving and loading
+
+
+@pytest.mark.parametrize("settings", CONDITIONS)
+def test_saving_what_was_loaded_writes_the_same_files(saved, tmp_path, settings):
+    MulFactTokenizer.from_pretrained(saved(*settings)).save_pretrained(tmp_path)
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"]
+    for name in written:
+        assert (tmp_path / name).read_bytes() == (saved(*settings) / name).read_bytes()
+
+
+@pytest.mark.parametrize("settings", CONDITIONS)
+def test_the_configuration_names_the_class_that_every_client_reads_and_the_settings(saved, settings):
+    config = json.loads((saved(*settings) / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert (config["condition"], config["injection_mode"], config["operators"]) == settings
+    assert config["injection_rule"] == "1"
+    assert "TokenizersBackend" not in json.dumps(config)
+
+
+def test_the_state_of_the_last_call_is_not_saved(tmp_path):
+    tokenizer = MulFactTokenizer.build()
+    tokenizer("a b c d", padding="max_length", truncation=True, max_length=3)
+    tokenizer.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    assert content["padding"] is None and content["truncation"] is None
+
+
+@pytest.mark.parametrize("settings", CONDITIONS)
+def test_auto_tokenizer_gives_the_same_ids(build, saved, fuzzed_texts, settings):
+    plain = AutoTokenizer.from_pretrained(saved(*settings))
+    assert not isinstance(plain, MulFactTokenizer)
+    assert plain(fuzzed_texts[:1_000]).input_ids == build(*settings)(fuzzed_texts[:1_000]).input_ids
+
+
+@pytest.mark.parametrize("settings", CONDITIONS)
+def test_a_folder_that_auto_tokenizer_wrote_is_still_ours(build, saved, tmp_path, settings):
+    AutoTokenizer.from_pretrained(saved(*settings)).save_pretrained(tmp_path)
+    shutil.copy(saved(*settings) / "config.json", tmp_path)
+    text = "6*9=54, 6 x 9 and <|endoftext|>"
+    assert AutoTokenizer.from_pretrained(tmp_path)(text).input_ids == build(*settings)(text).input_ids
+    assert MulFactTokenizer.from_pretrained(tmp_path).fingerprint == build(*settings).fingerprint
+
+
+def drop_normalizer(folder):
+    edit_json(folder / "tokenizer.json", lambda content: content.update(normalizer=None))
+
+
+def drop_a_step_of_the_normalizer(folder):
+    edit_json(folder / "tokenizer.json", lambda content: content["normalizer"]["normalizers"].pop(2))
+
+
+def drop_registered_facts(folder):
+    edit_json(folder / "tokenizer.json", lambda content: content.update(added_tokens=content["added_tokens"][:2]))
+
+
+def prepend_a_blank(folder):
+    edit_json(folder / "tokenizer.json", lambda content: content["pre_tokenizer"].update(add_prefix_space=True))
+
+
+def declare(**settings):
+    return lambda folder: edit_json(folder / "tokenizer_config.json", lambda config: config.update(settings))
+
+
+def add_a_token(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(folder)
+
+
+def pass_through_gpt2_tokenizer(folder):
+    declare(tokenizer_class="GPT2Tokenizer")(folder)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (drop_normalizer, "lost its normalizer: it no longer injects"),
+        (
+            drop_a_step_of_the_normalizer,
+            r"encodes '6\*9=54' as \[50342, 28, 4051\], where its condition says \[50342\]",
+        ),
+        (drop_registered_facts, r"encodes '6\*9' as \[27, .*\], where its condition says \[50342\]"),
+        (prepend_a_blank, r"encodes 'Hello world<\|endoftext\|>' as \[18435,"),
+        (add_a_token, "has 50350 tokens"),
+        (declare(pad_token="<|endoftext|>"), "pads with id 50256"),
+        (declare(tokenizer_class="GPT2Tokenizer"), "declared a GPT2Tokenizer instead of a PreTrainedTokenizerFast"),
+        (declare(tokenizer_class=None), "declared a None instead of a PreTrainedTokenizerFast"),
+        (pass_through_gpt2_tokenizer, "declared a GPT2Tokenizer instead"),
+        (declare(injection_mode="strict"), r"encodes '6\*9' as \[50342\], where its condition says \[21, 9, 24\]"),
+        (declare(operators="*"), r"encodes '9 × 6' as \[50342\]"),
+        (declare(condition="baseline"), r"encodes '6\*9' as \[50342\], where its condition says \[21, 9, 24\]"),
+        (declare(injection_rule="0"), "follows version 0 of the injection rule"),
+    ],
+)
+def test_damage_is_named_with_its_remedy(editable, damage, message):
+    damage(editable)
+    with pytest.raises(ValueError, match=message) as raised:
+        MulFactTokenizer.from_pretrained(editable)
+    assert str(editable) in str(raised.value) and "MulFactTokenizer.build(" in str(raised.value)
+
+
+def test_a_folder_of_another_tokenizer_is_refused(build, tmp_path):
+    PreTrainedTokenizerFast(tokenizer_object=build("baseline").backend_tokenizer).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="names no condition and injection_rule; make one with"):
+        MulFactTokenizer.from_pretrained(tmp_path)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"tokenizer_config.json is missing; make one with"):
+        MulFactTokenizer.from_pretrained(tmp_path)
