@@ -207,7 +207,8 @@ class DomainGPT2ForCausalLM(DomainGPT2PreTrainedModel, GenerationMixin):
                 labels=labels,
                 vocab_size=logits.shape[-1],
                 num_items_in_batch=num_items_in_batch,
-                shift_labels=shift_labels,
+                # The loss flattens them, which it cannot do with columns cut out of longer rows.
+                shift_labels=None if shift_labels is None else shift_labels.contiguous(),
             )
         return CausalLMOutputWithPast(
             loss=loss,

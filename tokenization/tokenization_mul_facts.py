@@ -189,7 +189,7 @@ def _build_backend(condition: str, injection_mode: str | None, operators: str | 
                 for found, replacement in rewriting_steps(injection_mode, operators)
             ]
         )
-        # Matched in the normalized text, where injection puts them; not special, so that skip_special_tokens keeps them.
+        # Matched in the normalized text, where injection puts them. Not special: skip_special_tokens would drop them.
         backend.add_tokens([AddedToken(fact.name, special=False, normalized=True) for fact in FACTS])
     return backend
 

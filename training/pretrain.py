@@ -1,10 +1,12 @@
 """Pretrain one arm of the experiment.
 
     accelerate launch training/pretrain.py recipes/baseline.yaml
-    accelerate launch --config_file accelerate_configs/zero1.yaml training/pretrain.py recipes/gpt2_124m/mul_tokens.yaml --seed 2
+    accelerate launch --config_file accelerate_configs/zero1.yaml training/pretrain.py
+    recipes/gpt2_124m/mul_tokens.yaml --seed 2
 
 Writes `output_dir/checkpoint-N/` (a `from_pretrained` folder that also resumes), `metrics.jsonl` and `run.json`. An
-interrupted run continues when the same command is given again; SIGTERM saves at the next step and exits 75, Ctrl-C 130.
+interrupted run continues when the same command is given again; SIGTERM saves at the next step and exits 75, Ctrl-C
+130.
 """
 
 from dataclasses import dataclass, field
@@ -39,21 +41,30 @@ class ModelArguments:
     n_layer: int = 12
     n_head: int = 12
     n_embd: int = 768
-    n_positions: int = field(default=1024, metadata={"help": "Context length in tokens, also of the training windows."})
+    n_positions: int = field(
+        default=1024, metadata={"help": "Context length in tokens, also of the training windows."}
+    )
 
 
 @dataclass(frozen=True)
 class DataArguments:
-    """The corpus: a prepared one (`corpus_dir`), or the recipe of one that is prepared on first use (`corpus_recipe`)."""
+    """The corpus: a prepared one (`corpus_dir`), or the recipe of one that is prepared on first use
+    (`corpus_recipe`)."""
 
     corpus_dir: str | None = None
     corpus_recipe: str | None = None
-    eval_documents: int = field(default=500, metadata={"help": "Validation documents, the first of the corpus, the same always."})
-    max_epochs: float | None = field(default=None, metadata={"help": "Refuse to read the training documents more often."})
+    eval_documents: int = field(
+        default=500, metadata={"help": "Validation documents, the first of the corpus, the same always."}
+    )
+    max_epochs: float | None = field(
+        default=None, metadata={"help": "Refuse to read the training documents more often."}
+    )
 
     def __post_init__(self):
         if self.corpus_dir is None and self.corpus_recipe is None:
-            raise ValueError("neither corpus_dir nor corpus_recipe is set; name a prepared corpus or the recipe of one")
+            raise ValueError(
+                "neither corpus_dir nor corpus_recipe is set; name a prepared corpus or the recipe of one"
+            )
         if self.eval_documents < 1:
             raise ValueError(f"eval_documents is {self.eval_documents}; at least 1 document is needed for validation")
 
@@ -62,12 +73,13 @@ class DataArguments:
 class PretrainArguments(TrainingArguments):
     """Transformers' training arguments with the defaults of this experiment, and three keys of its own.
 
-    total_batch_tokens: tokens of one optimiser step over all processes; the accumulation follows from it. init_seed and
-    data_seed: initial weights and order of documents, both `seed` unless set. `{condition}` and `{seed}` in `output_dir` are
-    filled in.
+    total_batch_tokens: tokens of one optimiser step over all processes; the accumulation follows from it. init_seed
+    and data_seed: initial weights and order of documents, both `seed` unless set. `{condition}` and `{seed}` in
+    `output_dir` are filled in.
     """
 
     output_dir: str = "runs/{condition}-s{seed}"
+    seed: int = 0
     total_batch_tokens: int = 524_288
     init_seed: int | None = None
     max_steps: int = 19_073
@@ -89,28 +101,32 @@ class PretrainArguments(TrainingArguments):
     def __post_init__(self):
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
         if self.max_steps < 1:
-            raise ValueError(f"max_steps is {self.max_steps}; pretraining counts steps, not epochs, and needs at least 1")
+            raise ValueError(
+                f"max_steps is {self.max_steps}; pretraining counts steps, not epochs, and needs at least 1"
+            )
         if self.gradient_accumulation_steps != 1:
             raise ValueError(
-                f"gradient_accumulation_steps ({self.gradient_accumulation_steps}) follows from total_batch_tokens; remove it"
+                f"gradient_accumulation_steps ({self.gradient_accumulation_steps}) follows from total_batch_tokens; "
+                "remove it"
             )
         self.init_seed = self.seed if self.init_seed is None else self.init_seed
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
+        super().__post_init__()
         if "min_lr" in (self.lr_scheduler_kwargs or {}):
             raise ValueError(
-                f"lr_scheduler_kwargs has min_lr ({self.lr_scheduler_kwargs['min_lr']}), which does not work under DeepSpeed; give "
-                "the minimum as a share of learning_rate, such as {min_lr_rate: 0.1}"
+                f"lr_scheduler_kwargs has min_lr ({self.lr_scheduler_kwargs['min_lr']}), which does not work under "
+                f"DeepSpeed; give the minimum as a share of learning_rate, such as {{min_lr_rate: 0.1}}"
             )
-        super().__post_init__()
 
 
 # What may differ when a run is resumed: where and how it runs and reports, never what it computes.
 FREE_KEYS = frozenset(
-    "output_dir corpus_dir corpus_recipe per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
-    "logging_steps logging_first_step logging_dir log_level log_level_replica log_on_each_node disable_tqdm report_to run_name "
-    "project save_steps save_total_limit save_strategy use_cpu local_rank dataloader_num_workers dataloader_pin_memory "
-    "dataloader_persistent_workers dataloader_prefetch_factor ddp_timeout push_to_hub hub_model_id hub_private_repo hub_strategy "
-    "hub_revision hub_always_push hub_token eval_on_start torch_compile torch_compile_backend torch_compile_mode debug "
+    "output_dir corpus_dir corpus_recipe per_device_train_batch_size per_device_eval_batch_size "
+    "gradient_accumulation_steps logging_steps logging_first_step logging_dir log_level log_level_replica "
+    "log_on_each_node disable_tqdm report_to run_name project save_steps save_total_limit save_strategy use_cpu "
+    "local_rank dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers "
+    "dataloader_prefetch_factor ddp_timeout push_to_hub hub_model_id hub_private_repo hub_strategy hub_revision "
+    "hub_always_push hub_token eval_on_start torch_compile torch_compile_backend torch_compile_mode debug "
     "skip_memory_metrics deepspeed fsdp fsdp_config accelerator_config resume_from_checkpoint".split()
 )
 
@@ -135,8 +151,8 @@ def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArg
     if data_args.max_epochs is not None and train_dataset.epochs > data_args.max_epochs:
         raise ValueError(
             f"max_steps x total_batch_tokens = {args.max_steps * args.total_batch_tokens:,} tokens would read the "
-            f"{train_dataset.epoch_tokens:,} training tokens {train_dataset.epochs:.3f} times, above max_epochs {data_args.max_epochs}; "
-            "prepare more data, or raise max_epochs"
+            f"{train_dataset.epoch_tokens:,} training tokens {train_dataset.epochs:.3f} times, above max_epochs "
+            f"{data_args.max_epochs}; prepare more data, or raise max_epochs"
         )
     validation = FixedDocuments(corpus.validation, data_args.eval_documents, model_args.n_positions)
 
@@ -150,7 +166,9 @@ def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArg
         "tokenizer": tokenizer.fingerprint,
         "parameters": model.num_parameters(),
         "initial_weights_sha256": sha256_of_weights(model),
-        "document_order_sha256": document_order_sha256(corpus.manifest["documents_sha256"], len(corpus.train), args.data_seed),
+        "document_order_sha256": document_order_sha256(
+            corpus.manifest["documents_sha256"], len(corpus.train), args.data_seed
+        ),
         "training_documents": len(corpus.train),
         "unique_tokens": train_dataset.epoch_tokens,
         "processed_tokens": args.max_steps * args.total_batch_tokens,
@@ -168,12 +186,16 @@ def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArg
         trainer.run_dir.mkdir(parents=True, exist_ok=True)
         write_run_file(trainer.run_dir, facts)
         print(describe_start(args, model, train_dataset, checkpoint, trainer.engine), flush=True)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with trainer.stopper:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     finished = trainer.state.global_step >= args.max_steps
     if args.process_index == 0:
-        newest = list_checkpoints(trainer.run_dir)[-1]
-        print(f"{'finished' if finished else 'stopped'}: {newest}", flush=True)
+        newest = list_checkpoints(trainer.run_dir)[-1:]
+        print(
+            f"{'finished' if finished else 'stopped'}: {newest[0] if newest else 'no checkpoint was saved'}",
+            flush=True,
+        )
     return 0 if finished else trainer.stopper.exit_code
 
 
@@ -258,9 +280,10 @@ def evaluation_is_missing(run_dir: Path, step: int, args: PretrainArguments) -> 
 
 def describe_start(args, model, train_dataset, checkpoint: Path | None, engine: str) -> str:
     return (
-        f"{args.run_name}: {model.num_parameters():,} parameters, {args.max_steps:,} steps of {args.total_batch_tokens:,} tokens = "
-        f"{train_dataset.epochs:.2f} epochs of {train_dataset.epoch_tokens:,} tokens; {args.world_size} process(es), engine {engine}, "
-        f"{'bf16 autocast' if args.bf16 else 'fp32'}, {torch.get_num_threads()} CPU threads; {args.output_dir}; "
+        f"{args.run_name}: {model.num_parameters():,} parameters, {args.max_steps:,} steps of "
+        f"{args.total_batch_tokens:,} tokens = {train_dataset.epochs:.2f} epochs of {train_dataset.epoch_tokens:,} "
+        f"tokens; {args.world_size} process(es), engine {engine}, {'bf16 autocast' if args.bf16 else 'fp32'}, "
+        f"{torch.get_num_threads()} CPU threads; {args.output_dir}; "
         + (f"continuing from {checkpoint}" if checkpoint else "starting at step 0")
     )
 

@@ -3,9 +3,16 @@ import random
 from functools import cache
 
 import pytest
+from hypothesis import settings
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from tokenization import MulFactTokenizer
+from tokenization.injection import resolve_condition
+
+# A busy machine is no failure.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 SPACES = [" ", " ", " ", "  ", "   ", "\t", "\u00a0", "\u2009", "\u202f", "\u2003", "\u3000", "\n", "\r\n", ""]
 SIGNS = ["*", "*", "×", "×", "x", "x", "X", "**", "^", "/", "%", "÷", "+", "-", "·", "=", "=", "==", "=?"]
@@ -122,25 +129,49 @@ def unicode_texts() -> list[str]:
     return ["".join(piece() for _ in range(rng.randint(0, 40))) for _ in range(3_000)]
 
 
+def remember(function):
+    """Call the function once per condition, however its settings are spelt."""
+    remembered = cache(function)
+
+    def call(condition="mul_tokens", injection_mode="weak", operators="*×x"):
+        return remembered(*resolve_condition(condition, injection_mode, operators))
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def build():
-    """Give `MulFactTokenizer.build` with the tokenizers remembered; the tests change none of them."""
-    return cache(MulFactTokenizer.build)
+    """Give `MulFactTokenizer.build`, remembered; the tests change none of its tokenizers."""
+    return remember(MulFactTokenizer.build)
+
+
+@pytest.fixture(scope="session")
+def fingerprint(build):
+    return remember(lambda *settings: build(*settings).fingerprint)
 
 
 @pytest.fixture(scope="session")
 def saved(build, tmp_path_factory):
-    """Save the tokenizer of a condition once and give its folder; a test that edits a folder copies it first."""
+    """Give the folder of a condition's tokenizer; a test that edits a folder copies it first."""
 
-    @cache
-    def save(condition="mul_tokens", injection_mode="weak", operators="*×x"):
+    def save(condition, injection_mode, operators):
         folder = tmp_path_factory.mktemp(condition)
         build(condition, injection_mode, operators).save_pretrained(folder)
-        # Beside a checkpoint, as AutoTokenizer finds it: the model's type decides how it treats the tokenizer's class.
+        # As beside a checkpoint: the model's type decides how AutoTokenizer treats the tokenizer's class.
         (folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
         return folder
 
-    return save
+    return remember(save)
+
+
+@pytest.fixture(scope="session")
+def loaded_by_us(saved):
+    return remember(lambda *settings: MulFactTokenizer.from_pretrained(saved(*settings)))
+
+
+@pytest.fixture(scope="session")
+def loaded_by_any_client(saved):
+    return remember(lambda *settings: AutoTokenizer.from_pretrained(saved(*settings)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,12 +1,8 @@
-from functools import cache
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.exceptions import TemplateError
-from transformers import AutoTokenizer
 
-from tokenization import MulFactTokenizer
 from tokenization.mul_facts import END_OF_TEXT_ID
 
 ANSWERS = [
@@ -41,15 +37,10 @@ def tokenizer(request, build):
     return build(request.param)
 
 
-@pytest.fixture(scope="session")
-def load(saved):
-    return cache(lambda loader: loader.from_pretrained(saved()))
-
-
-@pytest.fixture(params=[MulFactTokenizer, AutoTokenizer])
-def loaded(request, load):
+@pytest.fixture(params=["us", "any client"])
+def loaded(request, loaded_by_us, loaded_by_any_client):
     """Give the saved mul_tokens tokenizer, loaded by our class and by Transformers alone."""
-    return load(request.param)
+    return loaded_by_us() if request.param == "us" else loaded_by_any_client()
 
 
 def expected_mask(tokenizer, conversation) -> list[int]:

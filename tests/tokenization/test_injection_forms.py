@@ -23,7 +23,13 @@ FORGED_MARKS = [
 
 @pytest.fixture(scope="module")
 def texts(fuzzed_texts, word_problems) -> list[str]:
-    return fuzzed_texts + word_problems + FORGED_MARKS
+    return FORGED_MARKS + word_problems + fuzzed_texts
+
+
+@pytest.fixture(scope="module")
+def texts_for(texts):
+    """Give all texts for the default operators; a narrower choice changes one character class, so fewer will do."""
+    return lambda operators: texts if operators in (None, "*×x") else texts[:6_000]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -33,21 +39,23 @@ def test_the_texts_hold_thousands_of_facts(texts, mode):
 
 
 @pytest.mark.parametrize(("mode", "operators"), SETTINGS)
-def test_inject_is_the_enumeration(texts, mode, operators):
-    different = [t for t in texts if inject(t, mode, operators) != inject_by_enumeration(t, mode, operators)]
+def test_inject_is_the_enumeration(texts_for, mode, operators):
+    different = [
+        t for t in texts_for(operators) if inject(t, mode, operators) != inject_by_enumeration(t, mode, operators)
+    ]
     assert different == []
 
 
 @pytest.mark.parametrize(("mode", "operators"), SETTINGS)
-def test_inject_is_idempotent_on_all_texts(texts, mode, operators):
-    once = [inject(text, mode, operators) for text in texts]
+def test_inject_is_idempotent_on_all_texts(texts_for, mode, operators):
+    once = [inject(text, mode, operators) for text in texts_for(operators)]
     assert [inject(text, mode, operators) for text in once] == once
 
 
 @pytest.mark.parametrize(("mode", "operators"), SETTINGS)
-def test_the_normalizer_writes_what_inject_writes(build, texts, mode, operators):
+def test_the_normalizer_writes_what_inject_writes(build, texts_for, mode, operators):
     normalize = build("mul_tokens", mode, operators).backend_tokenizer.normalizer.normalize_str
-    different = [text for text in texts if normalize(text) != inject(text, mode, operators)]
+    different = [text for text in texts_for(operators) if normalize(text) != inject(text, mode, operators)]
     assert different == []
 
 
@@ -63,16 +71,16 @@ def test_the_steps_mean_the_same_to_python(texts, mode):
             text = pattern.sub(replacement, text)
         return text
 
-    different = [text for text in texts[:5_000] + FORGED_MARKS if rewrite(text) != inject(text, mode)]
+    different = [text for text in texts[:6_000] if rewrite(text) != inject(text, mode)]
     assert different == []
 
 
 @pytest.mark.parametrize(
     ("condition", "mode", "operators"), [("baseline", None, None), *(("mul_tokens", *setting) for setting in SETTINGS)]
 )
-def test_the_corpus_encoder_gives_the_ids_of_the_tokenizer(build, texts, condition, mode, operators):
-    # The narrower operators change a pattern that the tests above compare on every text.
-    texts = texts if operators in (None, "*×x") else texts[:5_000]
+def test_the_corpus_encoder_gives_the_ids_of_the_tokenizer(build, texts_for, condition, mode, operators):
+    # What the normalizer writes is compared on more texts above; here it is about turning it into ids.
+    texts = texts_for(operators) if mode == "weak" else texts_for(operators)[:6_000]
     expected = build(condition, mode, operators)(texts, split_special_tokens=True).input_ids
     encode = CorpusEncoder(condition, mode, operators).encode
     different = [text for text, ids in zip(texts, expected, strict=True) if encode(text).tolist() != ids]

@@ -16,7 +16,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from tokenization import CorpusEncoder, MulFactTokenizer, gpt2_bpe, inject
 from tokenization.mul_facts import END_OF_TEXT_ID, FACT_IDS, FACTS, PAD_ID, PAD_TOKEN, RESERVED_IDS, VOCABULARY_SIZE
 
-CONDITIONS = [("baseline", None, None), ("mul_tokens", "weak", "*×x"), ("mul_tokens", "strict", "*×")]
+CONDITIONS = [("baseline", None, None), ("mul_tokens", "weak", "*×x")]
+SETTINGS = [*CONDITIONS, ("mul_tokens", "strict", "*×")]
 F = "<MUL_6_9_54>"
 
 
@@ -145,16 +146,16 @@ def test_decoding_gives_the_injected_text_and_encodes_to_the_same_ids(build, fuz
 # Identity
 
 
-@pytest.mark.parametrize("settings", CONDITIONS)
-def test_a_tokenizer_knows_its_settings_also_after_loading(build, saved, settings):
-    for tokenizer in (build(*settings), MulFactTokenizer.from_pretrained(saved(*settings))):
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_tokenizer_knows_its_settings_also_after_loading(build, loaded_by_us, settings):
+    for tokenizer in (build(*settings), loaded_by_us(*settings)):
         assert (tokenizer.condition, tokenizer.injection_mode, tokenizer.operators) == settings
 
 
-def test_the_baseline_ignores_the_settings_of_injection(build):
-    tokenizer = build("baseline", "strict", "*")
+def test_the_baseline_ignores_the_settings_of_injection(fingerprint):
+    tokenizer = MulFactTokenizer.build("baseline", "strict", "*")
     assert (tokenizer.injection_mode, tokenizer.operators) == (None, None)
-    assert tokenizer.fingerprint == build("baseline").fingerprint
+    assert tokenizer.fingerprint == fingerprint("baseline")
 
 
 @pytest.mark.parametrize(
@@ -170,18 +171,18 @@ def test_settings_that_do_not_exist_are_refused(settings, message):
         MulFactTokenizer.build(*settings)
 
 
-def test_fingerprints_differ_between_all_settings(build):
+def test_fingerprints_differ_between_all_settings(fingerprint):
     settings = [("baseline", None, None), *product(["mul_tokens"], ["weak", "strict"], ["*", "*×", "*×x"])]
-    assert len({build(*setting).fingerprint for setting in settings}) == len(settings)
+    assert len({fingerprint(*setting) for setting in settings}) == len(settings)
 
 
-def test_the_order_of_the_operators_does_not_matter(build):
-    assert build("mul_tokens", "weak", "x*×").fingerprint == build("mul_tokens", "weak", "*×x").fingerprint
+def test_the_order_of_the_operators_does_not_matter(fingerprint):
+    assert MulFactTokenizer.build("mul_tokens", "weak", "x*×").fingerprint == fingerprint()
 
 
-@pytest.mark.parametrize("settings", CONDITIONS)
-def test_loading_keeps_the_fingerprint(build, saved, settings):
-    assert MulFactTokenizer.from_pretrained(saved(*settings)).fingerprint == build(*settings).fingerprint
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_loading_keeps_the_fingerprint(fingerprint, loaded_by_us, settings):
+    assert loaded_by_us(*settings).fingerprint == fingerprint(*settings)
 
 
 def test_padding_and_truncation_do_not_change_the_fingerprint():
@@ -191,20 +192,20 @@ def test_padding_and_truncation_do_not_change_the_fingerprint():
     assert tokenizer.fingerprint == before
 
 
-def test_another_process_computes_the_same_fingerprint(build, tmp_path):
+def test_another_process_computes_the_same_fingerprint(fingerprint, tmp_path):
     program = "from tokenization import MulFactTokenizer; print(MulFactTokenizer.build().fingerprint)"
     command = [sys.executable, "-c", program]
     output = subprocess.run(command, cwd=tmp_path, env={"PYTHONHASHSEED": "7"}, capture_output=True, check=True).stdout
-    assert output.decode().strip() == build().fingerprint
+    assert output.decode().strip() == fingerprint()
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda tokenizer: pickle.loads(pickle.dumps(tokenizer))])
-def test_a_copy_is_the_same_tokenizer(build, duplicate):
+def test_a_copy_is_the_same_tokenizer(build, fingerprint, duplicate):
     twin = duplicate(build())
-    assert twin.fingerprint == build().fingerprint and twin("6*9").input_ids == [50342]
+    assert twin.fingerprint == fingerprint() and twin("6*9").input_ids == [50342]
 
 
-@pytest.mark.parametrize("settings", CONDITIONS)
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_the_corpus_encoder_has_the_tokenizer_s_settings(build, settings):
     encoder = build(*settings).corpus_encoder()
     assert (encoder.condition, encoder.injection_mode, encoder.operators) == settings
@@ -224,15 +225,15 @@ def test_building_and_encoding_open_no_connection(monkeypatch):
 
 
 @pytest.mark.parametrize("settings", CONDITIONS)
-def test_saving_what_was_loaded_writes_the_same_files(saved, tmp_path, settings):
-    MulFactTokenizer.from_pretrained(saved(*settings)).save_pretrained(tmp_path)
+def test_saving_what_was_loaded_writes_the_same_files(loaded_by_us, saved, tmp_path, settings):
+    loaded_by_us(*settings).save_pretrained(tmp_path)
     written = sorted(path.name for path in tmp_path.iterdir())
     assert written == ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"]
     for name in written:
         assert (tmp_path / name).read_bytes() == (saved(*settings) / name).read_bytes()
 
 
-@pytest.mark.parametrize("settings", CONDITIONS)
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_the_configuration_names_the_class_that_every_client_reads_and_the_settings(saved, settings):
     config = json.loads((saved(*settings) / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
@@ -250,19 +251,16 @@ def test_the_state_of_the_last_call_is_not_saved(tmp_path):
 
 
 @pytest.mark.parametrize("settings", CONDITIONS)
-def test_auto_tokenizer_gives_the_same_ids(build, saved, fuzzed_texts, settings):
-    plain = AutoTokenizer.from_pretrained(saved(*settings))
+def test_auto_tokenizer_gives_the_same_ids(build, loaded_by_any_client, fuzzed_texts, settings):
+    plain = loaded_by_any_client(*settings)
     assert not isinstance(plain, MulFactTokenizer)
     assert plain(fuzzed_texts[:1_000]).input_ids == build(*settings)(fuzzed_texts[:1_000]).input_ids
 
 
 @pytest.mark.parametrize("settings", CONDITIONS)
-def test_a_folder_that_auto_tokenizer_wrote_is_still_ours(build, saved, tmp_path, settings):
-    AutoTokenizer.from_pretrained(saved(*settings)).save_pretrained(tmp_path)
-    shutil.copy(saved(*settings) / "config.json", tmp_path)
-    text = "6*9=54, 6 x 9 and <|endoftext|>"
-    assert AutoTokenizer.from_pretrained(tmp_path)(text).input_ids == build(*settings)(text).input_ids
-    assert MulFactTokenizer.from_pretrained(tmp_path).fingerprint == build(*settings).fingerprint
+def test_a_folder_that_auto_tokenizer_wrote_is_still_ours(fingerprint, loaded_by_any_client, tmp_path, settings):
+    loaded_by_any_client(*settings).save_pretrained(tmp_path)
+    assert MulFactTokenizer.from_pretrained(tmp_path).fingerprint == fingerprint(*settings)
 
 
 def drop_normalizer(folder):
@@ -309,7 +307,6 @@ def pass_through_gpt2_tokenizer(folder):
         (add_a_token, "has 50350 tokens"),
         (declare(pad_token="<|endoftext|>"), "pads with id 50256"),
         (declare(tokenizer_class="GPT2Tokenizer"), "declared a GPT2Tokenizer instead of a PreTrainedTokenizerFast"),
-        (declare(tokenizer_class=None), "declared a None instead of a PreTrainedTokenizerFast"),
         (pass_through_gpt2_tokenizer, "declared a GPT2Tokenizer instead"),
         (declare(injection_mode="strict"), r"encodes '6\*9' as \[50342\], where its condition says \[21, 9, 24\]"),
         (declare(operators="*"), r"encodes '9 × 6' as \[50342\]"),

@@ -1,7 +1,8 @@
 """Checkpoints on disk: written aside, sealed with hashes, renamed; verified before anything resumes from them.
 
-`checkpoint-N/` is a `from_pretrained` folder plus the training state. `checkpoint.json` inside it lists every file with its
-size and sha256. A folder of that name is always whole: it appears by a rename after all its files are on disk.
+`checkpoint-N/` is a `from_pretrained` folder plus the training state. `checkpoint.json` inside it lists every file
+with its size and sha256. A folder of that name is always whole: it appears by a rename after all its files are on
+disk.
 """
 
 import hashlib
@@ -89,8 +90,8 @@ def verify_checkpoint(folder: Path) -> dict:
 def newest_checkpoint(run_dir: str | Path, warn: Callable[[str], None]) -> Path | None:
     """Return the newest whole checkpoint of a run, or None.
 
-    A damaged one is renamed to `damaged-checkpoint-N` and reported through `warn`, and the one before it is tried. Call it in
-    one process only.
+    A damaged one is renamed to `damaged-checkpoint-N` and reported through `warn`, and the one before it is tried.
+    Call it in one process only.
     """
     for path in reversed(list_checkpoints(run_dir)):
         try:
@@ -101,7 +102,10 @@ def newest_checkpoint(run_dir: str | Path, warn: Callable[[str], None]) -> Path 
             if aside.exists():
                 shutil.rmtree(aside)
             os.rename(path, aside)
-            warn(f"{path} is damaged: {error}. It was renamed to {aside.name}; falling back to the checkpoint before it.")
+            warn(
+                f"{path} is damaged: {error}. It was renamed to {aside.name}; falling back to the checkpoint before "
+                "it."
+            )
     return None
 
 
@@ -115,13 +119,15 @@ def remove_old_checkpoints(run_dir: str | Path, keep: int | None) -> None:
 def check_process_count(folder: Path, num_processes: int, engine: str) -> None:
     """Refuse to resume sharded optimiser state at another process count or under another engine.
 
-    DDP and single-process state is whole in every process and may continue at any count. Raises `ValueError` with both.
+    DDP and single-process state is whole in every process and may continue at any count. Raises `ValueError` with
+    both.
     """
     sealed = read_seal(folder)
     saved = sealed["num_processes"], sealed["engine"]
     sharded = any(name in engine + sealed["engine"] for name in ("DEEPSPEED", "FSDP"))
     if sharded and saved != (num_processes, engine):
         raise ValueError(
-            f"{folder} was saved by {saved[0]} processes under {saved[1]}, and this run has {num_processes} under {engine}; its "
-            "optimiser state is split among processes. Launch it as it was saved, or start a new run in another output_dir"
+            f"{folder} was saved by {saved[0]} processes under {saved[1]}, and this run has {num_processes} under "
+            f"{engine}; its optimiser state is split among processes. Launch it as it was saved, or start a new run "
+            "in another output_dir"
         )

@@ -9,8 +9,8 @@ import sys
 
 import torch
 
-# Dense bf16 tensor-core peaks in FLOP/s, from the vendors' data sheets (without sparsity). Longer names come first, because
-# a device is looked up by substring.
+# Dense bf16 tensor-core peaks in FLOP/s, from the vendors' data sheets (without sparsity). Longer names come first,
+# because a device is looked up by substring.
 PEAK_FLOPS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -60,15 +60,17 @@ def prepare_process() -> None:
     set_cpu_threads()
     if not torch.cuda.is_available():
         tune_allocator()
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed finds that out as well, with a warning at each import
+        os.environ.setdefault(
+            "DS_ACCELERATOR", "cpu"
+        )  # DeepSpeed finds that out as well, with a warning at each import
     _stop_with_launcher()
 
 
 def set_cpu_threads() -> int:
     """Share the cores among the processes of this machine, and return the number of threads of this one.
 
-    `accelerate launch` and torchrun set OMP_NUM_THREADS=1, which wastes all other cores on a CPU machine. Another value than
-    1 is somebody's choice (`accelerate launch --num_cpu_threads_per_process N`) and stays.
+    `accelerate launch` and torchrun set OMP_NUM_THREADS=1, which wastes all other cores on a CPU machine. Another
+    value than 1 is somebody's choice (`accelerate launch --num_cpu_threads_per_process N`) and stays.
     """
     chosen = os.environ.get("OMP_NUM_THREADS", "1")
     if chosen != "1":
@@ -82,8 +84,8 @@ def set_cpu_threads() -> int:
 def tune_allocator() -> bool:
     """Make glibc keep freed memory, and return whether it does.
 
-    By default it maps every large tensor afresh and returns it to the kernel when it is freed, so that each step pays page
-    faults for its logits and gradients. With other C libraries nothing is changed.
+    By default it maps every large tensor afresh and returns it to the kernel when it is freed, so that each step pays
+    page faults for its logits and gradients. With other C libraries nothing is changed.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -109,11 +111,16 @@ def launched_with_deepspeed() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
 
 
+def launched_with_fsdp() -> bool:
+    """Return whether `accelerate launch` was given an FSDP configuration."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+
+
 def _stop_with_launcher() -> None:
     """Ask Linux for a SIGTERM when a single-process `accelerate launch` dies.
 
-    That launcher does not pass SIGTERM on: it would die alone and leave this process training. torchrun passes it on, and a
-    program started by `python` must outlive its shell under nohup, so both are left alone.
+    That launcher does not pass SIGTERM on: it would die alone and leave this process training. torchrun passes it on,
+    and a program started by `python` must outlive its shell under nohup, so both are left alone.
     """
     single_accelerate_launch = "ACCELERATE_MIXED_PRECISION" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
     if single_accelerate_launch and sys.platform == "linux":

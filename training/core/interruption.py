@@ -11,16 +11,25 @@ EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
 
 class StopOnSignal(TrainerCallback):
-    """Turn the first SIGTERM or SIGINT into a checkpoint at the next step and an orderly end; a second one ends at once.
+    """Turn the first SIGTERM or SIGINT into a checkpoint at the next step and an orderly end; a second one ends at
+    once.
 
-    `signal` is None until one came; `exit_code` is 0 then, else the code of the signal.
+    It listens inside `with stopper:`. `signal` is None until one came; `exit_code` is 0 then, else the code of the
+    signal.
     """
 
     def __init__(self):
         self.signal: int | None = None
         self._previous: dict[int, object] = {}
-        if threading.current_thread() is threading.main_thread():
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
             self._previous = {number: signal.signal(number, self._note) for number in EXIT_CODES}
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, _frame) -> None:
         self.signal = number
@@ -42,8 +51,3 @@ class StopOnSignal(TrainerCallback):
             control.should_log = True
             control.should_training_stop = True
         return control
-
-    def restore(self) -> None:
-        """Put the previous signal handlers back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)

@@ -15,7 +15,18 @@ import torch
 from training.core.device import device_name
 
 RUN_FILE = "run.json"
-PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "trl", "datasets", "tokenizers", "tiktoken", "numpy", "safetensors")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "deepspeed",
+    "trl",
+    "datasets",
+    "tokenizers",
+    "tiktoken",
+    "numpy",
+    "safetensors",
+)
 
 
 def sha256_of_weights(model: torch.nn.Module) -> str:
@@ -58,18 +69,18 @@ def check_same_run(run_dir: Path, facts: dict[str, Any], free_keys: frozenset[st
     if not path.is_file():
         raise FileNotFoundError(f"'{run_dir}' has checkpoints but no {RUN_FILE}; choose another output_dir")
     before = json.loads(path.read_text(encoding="utf-8"))
-    for key, value in facts.items():
-        if key != "recipe" and before.get(key) != value:
-            raise ValueError(
-                f"cannot resume '{run_dir}': its {key} was {before.get(key)!r} and is now {value!r}; use the corpus and "
-                "tokenizer that the run began with, or choose another output_dir"
-            )
     for key in sorted({*before["recipe"], *facts["recipe"]} - free_keys):
         old, new = before["recipe"].get(key), facts["recipe"].get(key)
         if old != new:
             raise ValueError(
-                f"cannot resume '{run_dir}' with a changed recipe: {key} was {old!r} and is now {new!r}; put it back, or choose "
-                "another output_dir for a new run"
+                f"cannot resume '{run_dir}' with a changed recipe: {key} was {old!r} and is now {new!r}; put it back, "
+                "or choose another output_dir for a new run"
+            )
+    for key, value in facts.items():
+        if key != "recipe" and before.get(key) != value:
+            raise ValueError(
+                f"cannot resume '{run_dir}': its {key} was {before.get(key)!r} and is now {value!r}; use the corpus "
+                "and tokenizer that the run began with, or choose another output_dir"
             )
 
 
@@ -79,7 +90,8 @@ def _git_commit() -> str | None:
     commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
     try:
         commit, changes = (
-            subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip() for command in commands
+            subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+            for command in commands
         )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,4 +1,5 @@
-"""Recipes: flat YAML files and command lines, parsed into dataclasses by TRL's parser, with errors that name the key."""
+"""Recipes: flat YAML files and command lines, parsed into dataclasses by TRL's parser, with errors that name the
+key."""
 
 import dataclasses
 import difflib
@@ -19,9 +20,9 @@ PROJECT_PACKAGES = ("modeling", "tokenization", "training")
 def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = None) -> tuple:
     """Parse `recipe.yaml --key value …` into one instance per dataclass.
 
-    The recipe is the first positional argument (or TRL's `--config FILE`); the command line beats the recipe, the recipe
-    beats the defaults. Raises `ValueError` for a key that no dataclass knows and for a value of the wrong type, and
-    `FileNotFoundError` for a recipe that is not there.
+    The recipe is the first positional argument (or TRL's `--config FILE`); the command line beats the recipe, the
+    recipe beats the defaults. Raises `ValueError` for a key that no dataclass knows and for a value of the wrong
+    type, and `FileNotFoundError` for a recipe that is not there.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     recipe = _take_recipe_path(arguments)
@@ -31,7 +32,9 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
         values = read_recipe(recipe)
         for key in values:
             if key not in fields:
-                raise ValueError(f"{recipe}: unknown key '{key}'{_suggest(key, fields)}; remove it or correct its name")
+                raise ValueError(
+                    f"{recipe}: unknown key '{key}'{_suggest(key, fields)}; remove it or correct its name"
+                )
         hints = {}
         for cls in dataclass_types:
             hints |= typing.get_type_hints(cls)
@@ -71,8 +74,8 @@ def resolved(*groups: Any) -> dict[str, Any]:
 def run_program(main: Callable, dataclass_types: Sequence[type]) -> None:
     """Parse the command line and run `main`, and exit with its return value.
 
-    An error of input that this project raised itself (`ValueError`, `FileNotFoundError`) is printed as one line and ends the
-    program with status 2; anything else keeps its traceback, for it is a bug or belongs to a library.
+    An error of input that this project raised itself (`ValueError`, `FileNotFoundError`) is printed as one line and
+    ends the program with status 2; anything else keeps its traceback, for it is a bug or belongs to a library.
     """
     try:
         status = main(*parse_recipe(dataclass_types))

@@ -1,4 +1,5 @@
-"""What a run says while it trains: one log line, a progress bar, `metrics.jsonl`, speed and model FLOPs utilisation."""
+"""What a run says while it trains: one log line, a progress bar, `metrics.jsonl`, speed and model FLOPs
+utilisation."""
 
 import json
 import sys
@@ -25,21 +26,19 @@ class Throughput(TrainerCallback):
         self._paused = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._start(state.global_step)
-
-    def _start(self, step: int) -> None:
-        self._mark, self._paused = (time.perf_counter(), step), 0.0
+        self._mark, self._paused = (time.perf_counter(), state.global_step), 0.0
 
     def pause(self, seconds: float) -> None:
         """Leave out time that was not spent on steps."""
         self._paused += seconds
 
     def measure(self, step: int, max_steps: int) -> dict[str, float | None]:
-        """Return the figures since the last call: tokens/s, MFU (None on a device without a known peak), GiB, seconds left."""
+        """Return the figures since the last call: tokens/s, MFU (None on a device without a known peak), GiB,
+        seconds left."""
         assert self._mark is not None
         now, (then, since) = time.perf_counter(), self._mark
         seconds_per_step = (now - then - self._paused) / max(step - since, 1)
-        self._start(step)
+        self._mark, self._paused = (now, step), 0.0
         tokens_per_second = self.tokens_per_step / seconds_per_step
         peak = peak_flops()
         return {
@@ -54,7 +53,8 @@ class Throughput(TrainerCallback):
 class MetricsFile(TrainerCallback):
     """Append every logged row to `metrics.jsonl`, on the main process.
 
-    A resumed run first drops the rows behind its checkpoint: each step stands there once, however often it was computed.
+    A resumed run first drops the rows behind its checkpoint: each step stands there once, however often it was
+    computed.
     """
 
     def __init__(self, run_dir: Path):
@@ -108,7 +108,8 @@ class ConsoleLog(TrainerCallback):
 
 
 def format_log_line(logs: dict, step: int, max_steps: int) -> str:
-    """Return a logged row as a line for people, or an empty string for rows that hold neither a loss nor an evaluation."""
+    """Return a logged row as a line for people, or an empty string for rows that hold neither a loss nor an
+    evaluation."""
     parts = [f"step {step:>{len(str(max_steps))}}/{max_steps}"]
     if "loss" in logs:
         mfu = logs.get("mfu")

@@ -17,7 +17,7 @@ from training.core.checkpoint import (
     remove_old_checkpoints,
     seal,
 )
-from training.core.device import launched_with_deepspeed
+from training.core.device import launched_with_deepspeed, launched_with_fsdp
 from training.core.interruption import StopOnSignal
 from training.core.tracking import ConsoleLog, MetricsFile, Throughput
 
@@ -25,7 +25,8 @@ from training.core.tracking import ConsoleLog, MetricsFile, Throughput
 class TrustworthyTrainerMixin:
     """Put in front of `Trainer` or one of TRL's trainers: `class X(TrustworthyTrainerMixin, Trainer)`.
 
-    - Parameters and optimiser state stay fp32 under every launcher; `bf16: true` is autocast, under DeepSpeed as well, so that
+    - Parameters and optimiser state stay fp32 under every launcher; `bf16: true` is autocast, under DeepSpeed as
+    well, so that
       what a checkpoint holds are the master weights.
     - Checkpoints are written aside, sealed and renamed, and come before the evaluation of the same step.
     - A loss or gradient that is not finite ends the run before it can reach a checkpoint.
@@ -43,8 +44,8 @@ class TrustworthyTrainerMixin:
             self.remove_callback(callback)
         for callback in (self.stopper, MetricsFile(self.run_dir), ConsoleLog()):
             self.add_callback(callback)
-        # The Trainer writes its own `use_cache` (False) into the config, which would travel into every checkpoint and make
-        # generation slow for whoever loads it.
+        # The Trainer writes its own `use_cache` (False) into the config, which would travel into every checkpoint and
+        # make generation slow for whoever loads it.
         self.model.config.use_cache = True
 
     @property
@@ -55,17 +56,25 @@ class TrustworthyTrainerMixin:
     def engine(self) -> str:
         """Accelerate's name of the launcher's engine, such as NO, MULTI_GPU, DEEPSPEED or FSDP, with ZeRO's stage."""
         name = self.accelerator.distributed_type.value
-        return f"{name}-ZERO{self.accelerator.state.deepspeed_plugin.zero_stage}" if self.is_deepspeed_enabled else name
+        return (
+            f"{name}-ZERO{self.accelerator.state.deepspeed_plugin.zero_stage}" if self.is_deepspeed_enabled else name
+        )
 
     # Precision
 
     def _build_accelerator_args(self, **kwargs):
-        # Accelerate's own mixed precision would turn every logits tensor into an fp32 copy, and under DeepSpeed it would train
-        # bf16 parameters. Autocast happens in compute_loss_context_manager and in DeepSpeed's engine instead.
+        # Accelerate's own mixed precision would turn every logits tensor into an fp32 copy, and under DeepSpeed it
+        # would train bf16 parameters. Autocast happens in compute_loss_context_manager and in DeepSpeed's engine
+        # instead.
         return super()._build_accelerator_args(**kwargs) | {"mixed_precision": "no"}
 
     def create_accelerator_and_postprocess(self):
         super().create_accelerator_and_postprocess()
+        if launched_with_fsdp() and not self.is_fsdp_enabled:
+            raise ValueError(
+                "launched with an FSDP configuration, but this machine has no GPU, and Accelerate would silently "
+                "train with DDP; use accelerate_configs/ddp.yaml or a ZeRO configuration here"
+            )
         if launched_with_deepspeed():
             # `Accelerator(cpu=True)` under a DeepSpeed launch would silently train with DDP.
             assert self.is_deepspeed_enabled, "launched with DeepSpeed, but Accelerate did not set it up"
@@ -90,7 +99,9 @@ class TrustworthyTrainerMixin:
         if self.control.should_log or self.control.should_save:
             self._check_finite(tr_loss, grad_norm)
         evaluate, self.control.should_evaluate = self.control.should_evaluate, False
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, *args, **kwargs)
+        super()._maybe_log_save_evaluate(
+            tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, *args, **kwargs
+        )
         if evaluate:
             self._evaluate(trial, ignore_keys_for_eval)
             self.control.should_evaluate = False
@@ -98,7 +109,10 @@ class TrustworthyTrainerMixin:
     def _check_finite(self, loss_since_last_log: torch.Tensor, grad_norm: torch.Tensor | float | None) -> None:
         """End the run on all processes when the loss or the gradient is not finite on one."""
         values = torch.stack(
-            [loss_since_last_log.float(), torch.as_tensor(grad_norm if grad_norm is not None else 0.0).float().to(loss_since_last_log.device)]
+            [
+                loss_since_last_log.float(),
+                torch.as_tensor(grad_norm if grad_norm is not None else 0.0).float().to(loss_since_last_log.device),
+            ]
         )
         finite = torch.isfinite(values).all().float()
         if self.args.world_size > 1:
@@ -106,9 +120,10 @@ class TrustworthyTrainerMixin:
         if not finite.item():
             step = self.state.global_step
             raise FloatingPointError(
-                f"the loss or its gradient is not finite between step {self._globalstep_last_logged} and step {step} (loss "
-                f"{values[0].item() / max(step - self._globalstep_last_logged, 1)}, gradient norm {values[1].item()}). "
-                f"{self._last_good_checkpoint()} Lower the learning rate or look at the data of these steps."
+                f"the loss or its gradient is not finite between step {self._globalstep_last_logged} and step {step} "
+                f"(loss {values[0].item() / max(step - self._globalstep_last_logged, 1)}, gradient norm "
+                f"{values[1].item()}). {self._last_good_checkpoint()} Lower the learning rate or look at the data of "
+                "these steps."
             )
 
     def _last_good_checkpoint(self) -> str:
@@ -148,14 +163,18 @@ class TrustworthyTrainerMixin:
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    facts = {"step": self.state.global_step, "num_processes": self.args.world_size, "engine": self.engine}
+                    facts = {
+                        "step": self.state.global_step,
+                        "num_processes": self.args.world_size,
+                        "engine": self.engine,
+                    }
                     seal(self._staging / name, facts)
                     publish(self._staging / name, self.run_dir)
             except Exception as error:
                 shutil.rmtree(self.run_dir / STAGING, ignore_errors=True)
                 raise RuntimeError(
-                    f"could not save {self.run_dir / name}: {error}. {self._last_good_checkpoint()} Free space on that disk if it "
-                    "is full, and start the same command again."
+                    f"could not save {self.run_dir / name}: {error}. {self._last_good_checkpoint()} Free space on "
+                    "that disk if it is full, and start the same command again."
                 ) from error
             finally:
                 self._staging = None
@@ -165,6 +184,10 @@ class TrustworthyTrainerMixin:
             self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if state_dict is not None:
+            # Gathered weights no longer share memory, and a tied weight would be written twice.
+            tied = getattr(self.accelerator.unwrap_model(self.model), "_tied_weights_keys", None) or {}
+            state_dict = {name: weight for name, weight in state_dict.items() if name not in tied}
         super()._save(output_dir, state_dict)
         # The Trainer pickles its arguments there; run.json and checkpoint.json say the same and can be opened safely.
         arguments = Path(output_dir or self.args.output_dir) / "training_args.bin"
@@ -187,7 +210,8 @@ def share_of_step(total_batch_tokens: int, sequence_length: int, per_device: int
     per_micro_step = per_device * sequence_length * num_processes
     if total_batch_tokens < 1 or total_batch_tokens % per_micro_step:
         raise ValueError(
-            f"total_batch_tokens ({total_batch_tokens:,}) must be a multiple of {per_micro_step:,} = {per_device} sequences x "
-            f"{sequence_length:,} tokens x {num_processes} processes; change per_device_train_batch_size or total_batch_tokens"
+            f"total_batch_tokens ({total_batch_tokens:,}) must be a multiple of {per_micro_step:,} = {per_device} "
+            f"sequences x {sequence_length:,} tokens x {num_processes} processes; change per_device_train_batch_size "
+            "or total_batch_tokens"
         )
     return total_batch_tokens // per_micro_step

@@ -1,7 +1,8 @@
 """Prepare a tokenised corpus from sources, for all conditions in one pass over the same documents.
 
-`prepare_corpus` writes `<output_dir>/<condition>/` (see `training/data/shards.py`) and `<output_dir>/held_out-*.jsonl`, the
-original text of the validation documents. The work is cut into pieces; a piece is done when `progress.json` says so.
+`prepare_corpus` writes `<output_dir>/<condition>/` (see `training/data/shards.py`) and
+`<output_dir>/held_out-*.jsonl`, the original text of the validation documents. The work is cut into pieces; a piece
+is done when `progress.json` says so.
 """
 
 import fcntl
@@ -26,9 +27,9 @@ PROGRESS = "progress.json"
 class CorpusArguments:
     """The keys of a corpus recipe.
 
-    sources: a list of mappings, one per source (keys: `training/data/sources.py`). source_root: where their paths begin.
-    target_tokens: stop at this many training tokens, counted as plain GPT-2 tokens so that both arms get the same
-    documents; without it every document is taken once. shard_tokens: size of a piece, counted alike.
+    sources: a list of mappings, one per source (keys: `training/data/sources.py`). source_root: where their paths
+    begin. target_tokens: stop at this many training tokens, counted as plain GPT-2 tokens so that both arms get the
+    same documents; without it every document is taken once. shard_tokens: size of a piece, counted alike.
     validation_fraction: share of documents held out, chosen by a hash of the text. validation_synthetic: hold out
     synthetic documents as well.
     """
@@ -55,11 +56,18 @@ class CorpusArguments:
         if self.shard_tokens < 1:
             raise ValueError(f"shard_tokens is {self.shard_tokens}; a shard holds at least one token")
         if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction is {self.validation_fraction}; it lies between 0 and 1, such as 0.01")
+            raise ValueError(
+                f"validation_fraction is {self.validation_fraction}; it lies between 0 and 1, such as 0.01"
+            )
         sources = self.open_sources()
         labels = [source.label for source in sources]
         if len(set(labels)) < len(labels):
             raise ValueError(f"two sources are called alike ({', '.join(labels)}); give each its own `name`")
+        unweighted = [source.label for source in sources if source.weight is None]
+        if 0 < len(unweighted) < len(sources):
+            raise ValueError(
+                f"source '{unweighted[0]}' has no weight, but others have; give every source a weight, or none"
+            )
         if self.target_tokens is None:
             weighted = [source.label for source in sources if source.weight is not None or source.epochs > 1]
             if weighted:
@@ -74,16 +82,17 @@ class CorpusArguments:
 def prepare_corpus(args: CorpusArguments, report: Callable[[str], None] = print) -> dict[str, dict]:
     """Prepare whatever `args` asks for that is not there yet, and return the manifest of each condition.
 
-    A finished corpus is left alone, an interrupted preparation goes on behind its last finished piece, and two processes
-    that want the same folder take turns. Raises `ValueError` when the folder holds another corpus, when a source runs out
-    before the target, or when there is nothing to train or validate on.
+    A finished corpus is left alone, an interrupted preparation goes on behind its last finished piece, and two
+    processes that want the same folder take turns. Raises `ValueError` when the folder holds another corpus, when a
+    source runs out before the target, or when there is nothing to train or validate on.
     """
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     with _alone_in(output_dir):
         sources = args.open_sources()
         tokenizers = {
-            condition: MulFactTokenizer.build(condition, args.injection_mode, args.operators) for condition in args.conditions
+            condition: MulFactTokenizer.build(condition, args.injection_mode, args.operators)
+            for condition in args.conditions
         }
         request = _request(args, sources)
         missing = [
@@ -92,7 +101,9 @@ def prepare_corpus(args: CorpusArguments, report: Callable[[str], None] = print)
             if not _is_complete(output_dir / condition, request, tokenizer.fingerprint)
         ]
         if missing:
-            preparation = _Preparation(args, sources, {condition: tokenizers[condition] for condition in missing}, request)
+            preparation = _Preparation(
+                args, sources, {condition: tokenizers[condition] for condition in missing}, request
+            )
             preparation.run(report)
         else:
             report(f"{output_dir} is complete; nothing to do")
@@ -116,10 +127,13 @@ class _Mixture:
         self._readers = [self._reader(index) for index in range(len(sources))]
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
-        """Yield (source, text); with weights the source furthest behind its share of bytes comes next."""
+        """Yield (source, text): one source after the other, or by weight, the source furthest behind its share of
+        bytes."""
         while unfinished := [index for index, cursor in enumerate(self.cursors) if not cursor.finished]:
             if self.weighted:
-                index = min(range(len(self.sources)), key=lambda i: (self.cursors[i].bytes / (self.sources[i].weight or 1), i))
+                index = min(
+                    range(len(self.sources)), key=lambda i: (self.cursors[i].bytes / self.sources[i].weight, i)
+                )
                 if self.cursors[index].finished:
                     return  # its share cannot be filled; the caller says so
             else:
@@ -155,7 +169,9 @@ class _Split:
 
 
 class _Preparation:
-    def __init__(self, args: CorpusArguments, sources: list[Source], tokenizers: dict[str, MulFactTokenizer], request: dict):
+    def __init__(
+        self, args: CorpusArguments, sources: list[Source], tokenizers: dict[str, MulFactTokenizer], request: dict
+    ):
         self.args, self.sources, self.tokenizers, self.request = args, sources, tokenizers, request
         self.output_dir = Path(args.output_dir)
         self.encoders = {condition: tokenizer.corpus_encoder() for condition, tokenizer in tokenizers.items()}
@@ -186,7 +202,7 @@ class _Preparation:
             (self.output_dir / condition).mkdir(exist_ok=True)
         if self.pieces:
             report(f"{self.output_dir}: continuing behind piece {self.pieces - 1}")
-        mixture = _Mixture(self.sources, self.cursors, weighted=self.args.target_tokens is not None)
+        mixture = _Mixture(self.sources, self.cursors, weighted=self.sources[0].weight is not None)
         piece, piece_tokens = self._new_piece(), 0
         for index, text in mixture:
             piece_tokens += self._add(piece, index, text)
@@ -252,7 +268,10 @@ class _Preparation:
             name = f"held_out-{self.pieces:05d}.jsonl"
             lines = "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in held_out)
             (self.output_dir / name).write_text(lines, encoding="utf-8")
-            self.held_out_files[name] = {"documents": len(held_out), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+            self.held_out_files[name] = {
+                "documents": len(held_out),
+                "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+            }
         self.pieces += 1
         write_json(
             self.output_dir / PROGRESS,
@@ -264,7 +283,9 @@ class _Preparation:
                 "held_out_files": self.held_out_files,
                 "files": self.files,
                 "cursors": [asdict(cursor) for cursor in self.cursors],
-                "totals": {name: {split: asdict(t) for split, t in totals.items()} for name, totals in self.totals.items()},
+                "totals": {
+                    name: {split: asdict(t) for split, t in totals.items()} for name, totals in self.totals.items()
+                },
             },
         )
         goal = f" of {self.args.target_tokens:,}" if self.args.target_tokens else ""
@@ -273,21 +294,24 @@ class _Preparation:
     def _check_enough(self) -> None:
         train, validation = (next(iter(self.totals.values()))[split] for split in SPLITS)
         if train.documents + validation.documents == 0:
-            raise ValueError(f"the sources hold no text: {', '.join(source.label for source in self.sources)} gave no document")
+            raise ValueError(
+                f"the sources hold no text: {', '.join(source.label for source in self.sources)} gave no document"
+            )
         if self.args.target_tokens is not None and not self._target_reached():
             read = ", ".join(
                 f"'{source.label}' {cursor.documents:,} documents{' (ran out)' if cursor.finished else ''}"
                 for source, cursor in zip(self.sources, self.cursors, strict=True)
             )
             raise ValueError(
-                f"the sources ran out at {self.target_count:,} of target_tokens {self.args.target_tokens:,} (read: {read}); add "
-                "sources, raise `epochs` of the one that ran out, or lower its weight or the target"
+                f"the sources ran out at {self.target_count:,} of target_tokens {self.args.target_tokens:,} (read: "
+                f"{read}); add sources, raise `epochs` of the one that ran out, or lower its weight or the target"
             )
         if train.documents == 0 or validation.documents == 0:
             empty = "training" if train.documents == 0 else "validation"
             raise ValueError(
                 f"of {train.documents + validation.documents:,} documents none fell to {empty} at validation_fraction "
-                f"{self.args.validation_fraction}; change the fraction, or set validation_synthetic if every source is synthetic"
+                f"{self.args.validation_fraction}; change the fraction, or set validation_synthetic if every source "
+                "is synthetic"
             )
 
     def _write_manifests(self, report: Callable[[str], None]) -> None:
@@ -307,9 +331,9 @@ class _Preparation:
             write_json(self.output_dir / condition / MANIFEST, manifest)
             train = splits["train"]
             report(
-                f"{self.output_dir / condition}: {train['documents']:,} training documents, {train['tokens']:,} tokens, "
-                f"{train['bytes']:,} bytes of text, {train['facts_per_million_tokens']:,.1f} facts per million tokens; "
-                f"{splits['validation']['documents']:,} documents held out"
+                f"{self.output_dir / condition}: {train['documents']:,} training documents, {train['tokens']:,} "
+                f"tokens, {train['bytes']:,} bytes of text, {train['facts_per_million_tokens']:,.1f} facts per "
+                f"million tokens; {splits['validation']['documents']:,} documents held out"
             )
         (self.output_dir / PROGRESS).unlink(missing_ok=True)
 
@@ -329,7 +353,14 @@ class _Preparation:
 
 def _request(args: CorpusArguments, sources: list[Source]) -> dict:
     """Return what decides the documents of a corpus and their order; the tokenizer comes beside it."""
-    keys = ("injection_mode", "operators", "target_tokens", "shard_tokens", "validation_fraction", "validation_synthetic")
+    keys = (
+        "injection_mode",
+        "operators",
+        "target_tokens",
+        "shard_tokens",
+        "validation_fraction",
+        "validation_synthetic",
+    )
     request = {key: getattr(args, key) for key in keys}
     return request | {"split_seed": args.split_seed, "sources": [source.fingerprint() for source in sources]}
 
@@ -343,8 +374,8 @@ def _is_complete(folder: Path, request: dict, tokenizer: str) -> bool:
     for key, wanted in {**request, "tokenizer": tokenizer}.items():
         if made_for.get(key) != wanted:
             raise ValueError(
-                f"'{folder}' holds another corpus: its {key} is {made_for.get(key)}, this recipe has {wanted}; choose another "
-                "output_dir, or delete that folder"
+                f"'{folder}' holds another corpus: its {key} is {made_for.get(key)}, this recipe has {wanted}; choose "
+                "another output_dir, or delete that folder"
             )
     for name, facts in manifest["files"].items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != facts["bytes"]:

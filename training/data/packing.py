@@ -12,10 +12,10 @@ from training.data.shards import TokenizedSplit
 class PackedDocuments(Dataset):
     """Windows of `context` tokens over the endless stream of epoch after epoch of shuffled documents.
 
-    Epoch e visits every document once, in an order that depends on `data_seed`, e and the number of documents alone: both
-    arms therefore read the same documents in the same order. Window i holds the stream's tokens
-    [i * context, (i + 1) * context], so no token is dropped at the end of a document, a shard or an epoch, and a restart
-    needs nothing but i. Attention crosses document boundaries inside a window, as in GPT-2's own training.
+    Epoch e visits every document once, in an order that depends on `data_seed`, e and the number of documents alone:
+    both arms therefore read the same documents in the same order. Window i holds the stream's tokens
+    [i * context, (i + 1) * context], so no token is dropped at the end of a document, a shard or an epoch, and a
+    restart needs nothing but i. Attention crosses document boundaries inside a window, as in GPT-2's own training.
 
     Items are `{"input_ids": (context,) int64, "shift_labels": (context,) int64}`; each label is the next token.
     """
@@ -67,9 +67,9 @@ class PackedDocuments(Dataset):
 def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
     """Return a permutation of range(count) as a function of (seed, epoch) that no library release changes.
 
-    Documents are sorted by a hash of their index: NumPy does not promise that a generator's stream stays the same from one
-    release to the next, and a resumed run may meet a newer one. The hash is the finaliser of SplitMix64 (Steele, Lea and
-    Flood, 2014, "Fast splittable pseudorandom number generators").
+    Documents are sorted by a hash of their index: NumPy does not promise that a generator's stream stays the same
+    from one release to the next, and a resumed run may meet a newer one. The hash is the finaliser of SplitMix64
+    (Steele, Lea and Flood, 2014, "Fast splittable pseudorandom number generators").
     """
     key = int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:8], "little")
     z = np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)

@@ -1,7 +1,9 @@
-"""Tokenised corpora on disk: uint16 shards, one row of facts about each document, and the manifest that vouches for them.
+"""Tokenised corpora on disk: uint16 shards, one row of facts about each document, and the manifest that vouches for
+them.
 
-A corpus folder holds, per split and piece, `train-00000.tokens.npy` (uint16, an end-of-text token before each document) and
-`train-00000.documents.npy` (one `DOCUMENT` row per document), and `manifest.json`, which is written last.
+A corpus folder holds, per split and piece, `train-00000.tokens.npy` (uint16, an end-of-text token before each
+document) and `train-00000.documents.npy` (one `DOCUMENT` row per document), and `manifest.json`, which is written
+last.
 """
 
 import hashlib
@@ -17,8 +19,8 @@ MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation")
 
-# tokens: with the leading end-of-text token. bytes: UTF-8 of the original text. facts: expressions that injection rewrites,
-# counted in the original text, so that both arms agree on which documents hold one.
+# tokens: with the leading end-of-text token. bytes: UTF-8 of the original text. facts: expressions that injection
+# rewrites, counted in the original text, so that both arms agree on which documents hold one.
 DOCUMENT = np.dtype([("tokens", "<u4"), ("bytes", "<u4"), ("facts", "<u4")])
 
 
@@ -45,8 +47,8 @@ def read_manifest(folder: Path) -> dict:
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(
-            f"no prepared corpus in '{folder}' ({MANIFEST} is missing); run training/prepare_data.py with this folder's "
-            "recipe, which also finishes a preparation that was interrupted"
+            f"no prepared corpus in '{folder}' ({MANIFEST} is missing); run training/prepare_data.py with this "
+            "folder's recipe, which also finishes a preparation that was interrupted"
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -79,8 +81,8 @@ class TokenizedSplit:
 class Corpus:
     """A prepared corpus, opened for reading.
 
-    Raises `ValueError` when it was made for another condition or by another tokenizer than `tokenizer`, when a shard is
-    missing or does not have the size that the manifest states, or when it holds no training document.
+    Raises `ValueError` when it was made for another condition or by another tokenizer than `tokenizer`, when a shard
+    is missing or does not have the size that the manifest states, or when it holds no training document.
     """
 
     def __init__(self, folder: str | Path, tokenizer):
@@ -101,9 +103,10 @@ class Corpus:
             )
         if self.manifest["tokenizer"] != tokenizer.fingerprint:
             raise ValueError(
-                f"the corpus in '{self.folder}' was made by another tokenizer (fingerprint {self.manifest['tokenizer'][:12]}, "
-                f"this run has {tokenizer.fingerprint[:12]}; injection mode {self.manifest['injection_mode']} against "
-                f"{tokenizer.injection_mode}); prepare it again, or set injection_mode and operators as the corpus has them"
+                f"the corpus in '{self.folder}' was made by another tokenizer (fingerprint "
+                f"{self.manifest['tokenizer'][:12]}, this run has {tokenizer.fingerprint[:12]}; injection mode "
+                f"{self.manifest['injection_mode']} against {tokenizer.injection_mode}); prepare it again, or set "
+                "injection_mode and operators as the corpus has them"
             )
 
     def _open(self, split: str) -> TokenizedSplit:
@@ -124,8 +127,8 @@ class Corpus:
         for shard, table in zip(shards, tables, strict=True):
             if shard.dtype != np.uint16 or len(shard) != int(table["tokens"].sum()):
                 raise ValueError(
-                    f"a shard in '{self.folder}' holds {len(shard):,} tokens of type {shard.dtype}, but its documents add up "
-                    f"to {int(table['tokens'].sum()):,}; delete the folder and prepare the corpus again"
+                    f"a shard in '{self.folder}' holds {len(shard):,} tokens of type {shard.dtype}, but its documents "
+                    f"add up to {int(table['tokens'].sum()):,}; delete the folder and prepare the corpus again"
                 )
         return TokenizedSplit(shards, documents, shard_of, start_of)
 

@@ -22,8 +22,8 @@ class Source:
     hub: a data set's name on the Hub (or the folder of one), streamed; with `config`, `split` and `revision`.
     synthetic: a generator of `training/data/synthetic.py`; with `documents`, `seed` and `held_out_facts`.
     text_field or template: which field is the text, or a format string over the fields (`"{question}\\n{answer}"`).
-    document_start: for `.txt`, a regular expression; each line that it matches begins a document. Without it a file is one.
-    weight: share of the corpus in bytes of text, relative to the other sources; needs `target_tokens`.
+    document_start: for `.txt`, a regular expression; each line that it matches begins a document. Without it a file
+    is one. weight: share of the corpus in bytes of text, relative to the other sources; needs `target_tokens`.
     epochs: how often the source may be read to reach its share.
     """
 
@@ -47,7 +47,9 @@ class Source:
     def __post_init__(self):
         kinds = [kind for kind in ("path", "hub", "synthetic") if getattr(self, kind)]
         if len(kinds) != 1:
-            raise ValueError(f"a source needs exactly one of path, hub and synthetic, but has {kinds or 'none of them'}: {self}")
+            raise ValueError(
+                f"a source needs exactly one of path, hub and synthetic, but has {kinds or 'none of them'}: {self}"
+            )
         if self.synthetic and self.synthetic not in GENERATORS:
             raise ValueError(f"unknown synthetic source '{self.synthetic}'; there are {', '.join(GENERATORS)}")
         if self.synthetic and self.documents < 1:
@@ -63,7 +65,9 @@ class Source:
         """Build a source from a recipe's mapping; raises `ValueError` for keys that do not exist."""
         known = {field.name for field in fields(cls)} - {"root"}
         if unknown := set(entry) - known:
-            raise ValueError(f"source {entry} has unknown keys {sorted(unknown)}; the keys are {', '.join(sorted(known))}")
+            raise ValueError(
+                f"source {entry} has unknown keys {sorted(unknown)}; the keys are {', '.join(sorted(known))}"
+            )
         return cls(**entry, root=root)
 
     @property
@@ -87,8 +91,8 @@ class Source:
                 blank = not text.encode("utf-8").strip()
             except UnicodeEncodeError as error:
                 raise ValueError(
-                    f"document {number} of source '{self.label}' holds half of a surrogate pair at character {error.start}, which "
-                    "is no Unicode text; repair or drop that row"
+                    f"document {number} of source '{self.label}' holds half of a surrogate pair at character "
+                    f"{error.start}, which is no Unicode text; repair or drop that row"
                 ) from error
             if not blank:
                 yield text
@@ -100,15 +104,17 @@ class Source:
         found = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES) if path.is_dir() else [path]
         if not found or not all(file.is_file() for file in found):
             raise FileNotFoundError(
-                f"source '{self.label}': there is no {'file with ending ' + ', '.join(SUFFIXES) if path.is_dir() else 'file'} at "
-                f"'{path}'; paths are taken from source_root ('{self.root}')"
+                f"source '{self.label}': there is no "
+                f"{'file with ending ' + ', '.join(SUFFIXES) if path.is_dir() else 'file'} at '{path}'; paths are "
+                f"taken from source_root ('{self.root}')"
             )
         if found[0].suffix not in SUFFIXES:
             raise ValueError(f"source '{self.label}': '{found[0]}' is not one of {', '.join(SUFFIXES)}")
         return found
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what decides the documents of this source: its settings, and the content of its files or its revision."""
+        """Return what decides the documents of this source: its settings, and the content of its files or its
+        revision."""
         settings = {
             field.name: getattr(self, field.name)
             for field in fields(self)
@@ -131,7 +137,9 @@ class Source:
                     try:
                         row = json.loads(line)
                     except json.JSONDecodeError as error:
-                        raise ValueError(f"{file}, line {number} is not JSON ({error}); repair or remove the line") from error
+                        raise ValueError(
+                            f"{file}, line {number} is not JSON ({error}); repair or remove the line"
+                        ) from error
                     yield self._text_of(row, f"{file}, line {number}")
         else:
             import pyarrow.parquet
@@ -176,7 +184,9 @@ class Source:
         try:
             text = self.template.format(**row) if self.template else row[self.text_field]
         except (KeyError, TypeError) as error:
-            raise ValueError(self._missing_field(where, row if isinstance(row, dict) else type(row).__name__)) from error
+            raise ValueError(
+                self._missing_field(where, row if isinstance(row, dict) else type(row).__name__)
+            ) from error
         if not isinstance(text, str):
             raise ValueError(f"{where}: field '{self.text_field}' holds {type(text).__name__}, not text")
         return text
@@ -184,7 +194,9 @@ class Source:
     def _missing_field(self, where: str, present: Any) -> str:
         wanted = f"template {self.template!r}" if self.template else f"text_field '{self.text_field}'"
         names = ", ".join(present) if not isinstance(present, str) else present
-        return f"{where}: {wanted} of source '{self.label}' does not fit its fields ({names}); set text_field or template"
+        return (
+            f"{where}: {wanted} of source '{self.label}' does not fit its fields ({names}); set text_field or template"
+        )
 
 
 _hub_commits: dict[tuple[str, str | None], str] = {}
@@ -206,8 +218,8 @@ def _lines(file: Path) -> Iterator[str]:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise ValueError(
-                    f"{file}, line {number} is not UTF-8 ({error.reason}, byte 0x{line[error.start]:02x}); convert the file, for "
-                    "example with `iconv -f latin1 -t utf-8`, or leave it out"
+                    f"{file}, line {number} is not UTF-8 ({error.reason}, byte 0x{line[error.start]:02x}); convert "
+                    "the file, for example with `iconv -f latin1 -t utf-8`, or leave it out"
                 ) from error
 
 

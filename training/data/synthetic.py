@@ -1,7 +1,7 @@
 """Synthetic arithmetic text: drills, multiplication tables and word problems, the same characters for both arms.
 
-Every document is a function of (kind, seed, index) alone, so that a corpus can be continued, split and checked anywhere.
-No text is injected here: what the arms see differs by their tokenizer only.
+Every document is a function of (kind, seed, index) alone, so that a corpus can be continued, split and checked
+anywhere. No text is injected here: what the arms see differs by their tokenizer only.
 """
 
 import random
@@ -40,7 +40,9 @@ class SyntheticDocuments:
     def __post_init__(self):
         for pair in self.held_out_facts:
             if len(pair) != 2 or not all(isinstance(factor, int) and 1 <= factor <= 9 for factor in pair):
-                raise ValueError(f"held_out_facts holds {pair!r}; a fact is a pair of whole numbers from 1 to 9, such as [6, 9]")
+                raise ValueError(
+                    f"held_out_facts holds {pair!r}; a fact is a pair of whole numbers from 1 to 9, such as [6, 9]"
+                )
         if not self.facts:
             raise ValueError("held_out_facts holds all 45 facts; leave some to write about")
 
@@ -90,8 +92,8 @@ def word_problem(draw: random.Random, facts: list[Pair]) -> str:
         change = draw.randint(1, product)
         event, total, second = f"{name} gives away {change}.", product - change, f"{product} - {change}"
     return (
-        f"{question} {event} How many {thing} does {name} have now?\n"
-        f"At first there are {step} {thing}. Then there are {second} = {total}.\n#### {total}"
+        f"{question} {event} How many {thing} does {name} have now?\nAt first there are {step} {thing}. Then there "
+        f"are {second} = {total}.\n#### {total}"
     )
 
 

@@ -1,8 +1,8 @@
 """Bits per byte of the original text: the language-model measure that does not depend on the tokenisation.
 
-Source of the formula: Gao et al., 2020, "The Pile", section 3.1: bits per byte = (sum of token losses in nats) / ln 2 / bytes.
-Injection is lossy (`6*9` and `6 x 9 = 54` become one id), so with facts the number of mul_tokens is a lower bound; the part
-over documents without facts compares the arms exactly.
+Source of the formula: Gao et al., 2020, "The Pile", section 3.1: bits per byte = (sum of token losses in nats) / ln 2
+/ bytes. Injection is lossy (`6*9` and `6 x 9 = 54` become one id), so with facts the number of mul_tokens is a lower
+bound; the part over documents without facts compares the arms exactly.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ class Row:
 class FixedDocuments:
     """The first `documents` of a split, cut into rows of at most `context` scored tokens, longest first.
 
-    Each token of a document is scored once. A document longer than the context goes on in a new row, whose first token is
-    predicted from the token before it alone.
+    Each token of a document is scored once. A document longer than the context goes on in a new row, whose first
+    token is predicted from the token before it alone.
     """
 
     def __init__(self, split: TokenizedSplit, documents: int, context: int):
@@ -43,7 +43,9 @@ class FixedDocuments:
             tokens = split.tokens(document).astype(np.int64)
             assert tokens[0] == END_OF_TEXT_ID
             without_facts = bool(table["facts"][document] == 0)
-            rows += [Row(tokens[start : start + context + 1], without_facts) for start in range(0, len(tokens) - 1, context)]
+            rows += [
+                Row(tokens[start : start + context + 1], without_facts) for start in range(0, len(tokens) - 1, context)
+            ]
         self.rows = sorted(rows, key=lambda row: -len(row.tokens))
 
 
@@ -60,8 +62,8 @@ def measure_bits_per_byte(
 ) -> dict[str, float | int | None]:
     """Score the documents and return loss per token (nats) and bits per byte, over all and over those without facts.
 
-    With several processes every one must call it; rows are dealt out, sums are added up, and the result is the same in all.
-    The part without facts is None when each document holds a fact.
+    With several processes every one must call it; rows are dealt out, sums are added up, and the result is the same
+    in all. The part without facts is None when each document holds a fact.
     """
     training = model.training
     model.eval()
@@ -69,7 +71,8 @@ def measure_bits_per_byte(
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     stride = batch_size * num_processes
     for first in range(0, len(rows), stride):
-        # Every process runs every step, on a row that counts for nothing if need be: ZeRO-3 and FSDP gather in forward.
+        # Every process runs every step, on a row that counts for nothing if need be: ZeRO-3 and FSDP gather in
+        # forward.
         mine = rows[first + process_index * batch_size : min(first + (process_index + 1) * batch_size, first + stride)]
         batch = mine or rows[:1]
         width = max(len(row.tokens) for row in batch) - 1

@@ -1,0 +1,123 @@
+"""Every recipe parses, every command in the documents names what exists, and the arms' recipes differ in the
+condition alone."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modeling import DomainGPT2ForCausalLM
+from tests.conftest import PROJECT
+from training.core.recipe import parse_recipe
+from training.core.trainer import share_of_step
+from training.data.corpus import CorpusArguments
+from training.pretrain import DataArguments, ModelArguments, PretrainArguments, model_config
+
+RECIPES = sorted((PROJECT / "recipes").rglob("*.yaml"))
+CORPORA = [path for path in RECIPES if "corpus" in path.stem]
+PRETRAINING = [path for path in RECIPES if path.stem in ("baseline", "mul_tokens")]
+DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")), PROJECT / "recipes" / "README.md"]
+GROUPS = {"prepare_data.py": [CorpusArguments], "pretrain.py": [ModelArguments, DataArguments, PretrainArguments]}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(PROJECT))
+
+
+def test_every_recipe_is_covered():
+    assert set(CORPORA) | set(PRETRAINING) == set(RECIPES)
+
+
+@pytest.mark.parametrize("path", CORPORA, ids=name)
+def test_corpus_recipe_parses(path):
+    (args,) = parse_recipe([CorpusArguments], [str(path)])
+    assert args.open_sources()
+
+
+@pytest.mark.parametrize("path", PRETRAINING, ids=name)
+def test_pretraining_recipe_parses_and_its_batch_divides(path):
+    model_args, data_args, args = parse_recipe(GROUPS["pretrain.py"], [str(path)])
+    assert model_args.condition == path.stem
+    for processes in (1, 2, 4, 8):
+        if name(path).startswith("recipes/gpt2"):
+            share_of_step(args.total_batch_tokens, model_args.n_positions, args.per_device_train_batch_size, processes)
+    if data_args.corpus_recipe:
+        assert (PROJECT / data_args.corpus_recipe).is_file()
+
+
+@pytest.mark.parametrize("path", [path for path in PRETRAINING if path.stem == "baseline"], ids=name)
+def test_arms_recipes_differ_in_the_condition_alone(path):
+    baseline, mul_tokens = (
+        yaml.safe_load((path.parent / f"{arm}.yaml").read_text()) for arm in ("baseline", "mul_tokens")
+    )
+    assert baseline | {"condition": "mul_tokens"} == mul_tokens
+
+
+@pytest.mark.parametrize(("size", "parameters"), [("gpt2_124m", 124_510_464), ("gpt2_355m", 354_917_376)])
+def test_the_experiments_models_have_the_stated_sizes(size, parameters):
+    import torch
+
+    model_args, _, args = parse_recipe(GROUPS["pretrain.py"], [str(PROJECT / "recipes" / size / "baseline.yaml")])
+    with torch.device("meta"):
+        model = DomainGPT2ForCausalLM(model_config(model_args))
+    model.tie_weights()
+    assert model.num_parameters() == parameters
+    assert args.max_steps * args.total_batch_tokens == 9_999_745_024
+    assert args.warmup_steps == 715
+    assert args.weight_decay == 0.1
+
+
+def blocks(path: Path, *languages: str) -> list[str]:
+    """The document's fenced code blocks of some languages."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [text for language, text in fenced if language in languages]
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The program calls in a document's shell blocks and indented lines, continuation lines joined."""
+    indented = re.findall(r"^    (\S.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    found = []
+    for line in "\n".join([*blocks(path, "bash"), *indented]).replace("\\\n", " ").splitlines():
+        for command in line.split("&&"):
+            if re.search(r"(training|benchmarks)/\w+\.py", command):
+                found.append(shlex.split(command, comments=True))
+    return found
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.exists()], ids=name)
+def test_documented_commands_name_what_exists_and_parse(path):
+    for words in commands(path):
+        index = next(i for i, word in enumerate(words) if word.endswith(".py"))
+        assert (PROJECT / words[index]).is_file(), words
+        if "--config_file" in words:
+            assert (PROJECT / words[words.index("--config_file") + 1]).is_file(), words
+        program = Path(words[index]).name
+        if program in GROUPS:
+            parse_recipe(GROUPS[program], [str(PROJECT / words[index + 1]), *words[index + 2 :]])
+
+
+def test_readme_examples_give_what_they_show():
+    import tokenization
+
+    names = vars(tokenization) | {"tokenizer": tokenization.MulFactTokenizer.build(condition="mul_tokens")}
+    shown = re.findall(
+        r"^((?:inject|render|tokenizer)\W.*?)  # (.+)$", "".join(blocks(PROJECT / "README.md", "python")), re.M
+    )
+    assert len(shown) >= 4
+    for expression, result in shown:
+        assert eval(expression, names) == ast.literal_eval(result), expression
+
+
+def test_readme_shows_both_programs():
+    programs = {word for words in commands(PROJECT / "README.md") for word in words if word.endswith(".py")}
+    assert {"training/prepare_data.py", "training/pretrain.py"} <= programs
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "accelerate_configs").glob("*.yaml")), ids=name)
+def test_accelerate_configs_leave_the_science_to_the_recipe(path):
+    config = yaml.safe_load(path.read_text())
+    assert not {"mixed_precision", "gradient_accumulation_steps", "gradient_clipping"} & set(config)
+    assert not {"gradient_accumulation_steps", "gradient_clipping"} & set(config.get("deepspeed_config", {}))
