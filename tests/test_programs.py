@@ -28,7 +28,7 @@ from tests.conftest import (
 from tokenization import MulFactTokenizer
 from training.core.checkpoint import checkpoint_step, list_checkpoints
 
-STEPS = 16
+STEPS = 24
 SCIENCE = ("--max_steps", STEPS, "--eval_steps", 8, "--save_steps", 4, "--save_total_limit", 9)
 NO_GPU = not torch.cuda.is_available()
 on_cpu = pytest.mark.skipif(not NO_GPU, reason="checks what a machine without a GPU does")
@@ -79,14 +79,14 @@ def test_run_killed_and_stopped_and_resumed_is_the_uninterrupted_run(recipe, ref
     wait_for_step(process, run, 5)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    killed_at = checkpoint_step(list_checkpoints(run)[-1])
+    killed_at, killed_at_row = checkpoint_step(list_checkpoints(run)[-1]), max(rows_with(run, "loss"))
     assert 4 <= killed_at < STEPS
     # ... and a checkpoint that was being written.
     (run / ".saving" / "checkpoint-99").mkdir(parents=True, exist_ok=True)
 
     # SIGTERM to the single-process launcher, which does not pass it on: the program notices that it died.
     process = start(pretrain(recipe, run, config="cpu" if NO_GPU else "single_gpu"))
-    wait_for_step(process, run, killed_at + 1)
+    wait_for_step(process, run, killed_at_row + 1)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate()  # ends when the program, which holds the other end of the pipe, has ended
     stopped_at = checkpoint_step(list_checkpoints(run)[-1])
@@ -152,7 +152,7 @@ def test_zero2_on_two_processes_agrees_with_one_process(reference, zero2):
 def test_zero2_resumes_bit_for_bit(recipe, zero2, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(zero2, run)
-    for step in (12, 16):
+    for step in range(12, STEPS + 1, 4):
         shutil.rmtree(run / f"checkpoint-{step}")
     out = run_to_the_end(pretrain(recipe, run, config="zero2", processes=2))
     assert f"continuing from {run / 'checkpoint-8'}" in out

@@ -104,7 +104,7 @@ def test_readme_examples_give_what_they_show():
 
     names = vars(tokenization) | {"tokenizer": tokenization.MulFactTokenizer.build(condition="mul_tokens")}
     shown = re.findall(
-        r"^((?:inject|render|tokenizer)\W.*?)  # (.+)$", "".join(blocks(PROJECT / "README.md", "python")), re.M
+        r"^((?:inject|render|tokenizer)[(.].*?)  # (.+)$", "".join(blocks(PROJECT / "README.md", "python")), re.M
     )
     assert len(shown) >= 4
     for expression, result in shown:
