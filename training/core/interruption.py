@@ -2,24 +2,27 @@
 
 import signal
 import threading
+import time
 
 import torch
 from transformers import TrainerCallback
 
 # os.EX_TEMPFAIL: "try again later", which schedulers can tell from a failure; 130 is what shells report for Ctrl-C.
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
+SAME_CTRL_C_SECONDS = 1.0
 
 
 class StopOnSignal(TrainerCallback):
-    """Turn the first SIGTERM or SIGINT into a checkpoint at the next step and an orderly end; a second one ends at
-    once.
+    """Turn SIGTERM or SIGINT into a checkpoint at the next step and an orderly end.
 
-    It listens inside `with stopper:`. `signal` is None until one came; `exit_code` is 0 then, else the code of the
-    signal.
+    It listens inside `with stopper:`. `signal` is None until one came and the first of them afterwards; `exit_code` is 0
+    or the code of that signal. Asking again changes nothing, because launchers and schedulers do so by themselves, but a
+    second Ctrl-C by a person ends the run at once.
     """
 
     def __init__(self):
         self.signal: int | None = None
+        self._asked_at = 0.0
         self._previous: dict[int, object] = {}
 
     def __enter__(self):
@@ -32,9 +35,12 @@ class StopOnSignal(TrainerCallback):
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame) -> None:
-        self.signal = number
-        # Whoever asks again does not want to wait for the step.
-        signal.signal(number, signal.SIG_DFL)
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._asked_at = number, now
+        # One Ctrl-C reaches a process twice under torchrun: from the terminal, and passed on by the launcher.
+        elif number == signal.SIGINT and now - self._asked_at > SAME_CTRL_C_SECONDS:
+            raise KeyboardInterrupt
 
     @property
     def exit_code(self) -> int:

@@ -80,7 +80,9 @@ class TrustworthyTrainerMixin:
             assert self.is_deepspeed_enabled, "launched with DeepSpeed, but Accelerate did not set it up"
             # An empty list keeps the reduction of gradients in fp32, as DDP does it.
             autocast = {"enabled": bool(self.args.bf16), "dtype": "bfloat16", "lower_precision_safe_modules": []}
-            self.accelerator.state.deepspeed_plugin.deepspeed_config["torch_autocast"] = autocast
+            config = self.accelerator.state.deepspeed_plugin.deepspeed_config
+            # The Trainer has put `bf16: true` into DeepSpeed's own bf16 mode by now, which rounds the parameters.
+            config |= {"bf16": {"enabled": False}, "torch_autocast": autocast}
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Return the context in which the model computes: bf16 autocast, or nothing."""
