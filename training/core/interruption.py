@@ -15,9 +15,9 @@ SAME_CTRL_C_SECONDS = 1.0
 class StopOnSignal(TrainerCallback):
     """Turn SIGTERM or SIGINT into a checkpoint at the next step and an orderly end.
 
-    It listens inside `with stopper:`. `signal` is None until one came and the first of them afterwards; `exit_code` is 0
-    or the code of that signal. Asking again changes nothing, because launchers and schedulers do so by themselves, but a
-    second Ctrl-C by a person ends the run at once.
+    It listens inside `with stopper:`. `signal` is None until one came and the first of them afterwards; `exit_code` is
+    0 or the code of that signal. Asking again changes nothing, because launchers and schedulers do so by themselves,
+    but a second Ctrl-C by a person ends the run at once.
     """
 
     def __init__(self):

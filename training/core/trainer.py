@@ -196,6 +196,12 @@ class TrustworthyTrainerMixin:
         if self.args.should_save:
             arguments.unlink(missing_ok=True)
 
+    def _issue_warnings_after_load(self, load_result) -> None:
+        # A tied weight stands in a checkpoint once; the Trainer would warn that the other name is missing.
+        tied = getattr(self.accelerator.unwrap_model(self.model), "_tied_weights_keys", None) or {}
+        load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result)
+
     def find_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint of this run, agreed upon by all processes; checks the process count."""
         found = [str(newest_checkpoint(self.run_dir, warn=print) or "") if self.args.process_index == 0 else ""]
