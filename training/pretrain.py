@@ -135,7 +135,7 @@ def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArg
     prepare_process()
     disable_progress_bar()  # "Writing model shards" at every checkpoint
     initialize_deepspeed_on_cpu()
-    args.output_dir = args.output_dir.format(condition=model_args.condition, seed=args.seed)
+    args.output_dir = args.output_dir.replace("{condition}", model_args.condition).replace("{seed}", str(args.seed))
     args.run_name = f"{model_args.condition}-s{args.seed}"
     args.gradient_accumulation_steps = share_of_step(
         args.total_batch_tokens, model_args.n_positions, args.per_device_train_batch_size, args.world_size
@@ -145,7 +145,7 @@ def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArg
     tokenizer = MulFactTokenizer.build(model_args.condition, model_args.injection_mode, model_args.operators)
     tokenizer.model_max_length = model_args.n_positions
     with args.main_process_first(desc="preparing the corpus"):
-        corpus = Corpus(corpus_folder(model_args.condition, data_args), tokenizer)
+        corpus = Corpus(corpus_folder(model_args.condition, data_args, speak=args.process_index == 0), tokenizer)
     windows = args.max_steps * args.total_batch_tokens // model_args.n_positions
     train_dataset = PackedDocuments(corpus.train, model_args.n_positions, windows, args.data_seed)
     if data_args.max_epochs is not None and train_dataset.epochs > data_args.max_epochs:
@@ -234,19 +234,16 @@ class PretrainTrainer(TrustworthyTrainerMixin, Trainer):
         return metrics
 
 
-def corpus_folder(condition: str, data_args: DataArguments) -> Path:
-    """Return the folder of the condition's corpus, after preparing it if the recipe says how."""
+def corpus_folder(condition: str, data_args: DataArguments, speak: bool) -> Path:
+    """Return the folder of the condition's corpus, after preparing it if there is a recipe and it is not there yet."""
     if data_args.corpus_recipe is not None:
         overrides = ["--output_dir", data_args.corpus_dir] if data_args.corpus_dir else []
         (corpus_args,) = parse_recipe([CorpusArguments], [data_args.corpus_recipe, *overrides])
-        folder = Path(corpus_args.output_dir)
-        if not (folder / condition / MANIFEST).is_file():
-            prepare_corpus(corpus_args)
-    else:
-        folder = Path(str(data_args.corpus_dir))
-        if (folder / MANIFEST).is_file():
-            return folder
-    return folder / condition
+        # Also when it is there: a recipe that was changed since must not train on the old corpus in silence.
+        prepare_corpus(corpus_args, report=print if speak else lambda line: None)
+        return Path(corpus_args.output_dir) / condition
+    folder = Path(str(data_args.corpus_dir))
+    return folder if (folder / MANIFEST).is_file() else folder / condition
 
 
 def model_config(model_args: ModelArguments) -> DomainGPT2Config:

@@ -226,6 +226,14 @@ def test_corpus_is_prepared_on_first_use(pretrain, tmp_path):
     short = ("--max_steps", 1, "--eval_strategy", "no")
     assert pretrain("--corpus_recipe", recipe, "--corpus_dir", tmp_path / "made", *short) == 0
     assert (tmp_path / "made" / "mul_tokens" / "manifest.json").is_file()
+    recipe.write_text(recipe.read_text().replace("200", "300"))
+    with pytest.raises(ValueError, match="holds another corpus"):
+        pretrain("--corpus_recipe", recipe, "--corpus_dir", tmp_path / "made", *short)
+
+
+def test_trackers_of_transformers_can_be_named(pretrain, tmp_path):
+    assert pretrain("--max_steps", 1, "--eval_strategy", "no", "--report_to", "tensorboard") == 0
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint(pretrain, tmp_path):

@@ -60,9 +60,8 @@ def prepare_process() -> None:
     set_cpu_threads()
     if not torch.cuda.is_available():
         tune_allocator()
-        os.environ.setdefault(
-            "DS_ACCELERATOR", "cpu"
-        )  # DeepSpeed finds that out as well, with a warning at each import
+        # DeepSpeed finds that out as well, with a warning at each import.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     _stop_with_launcher()
 
 

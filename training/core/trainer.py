@@ -110,12 +110,9 @@ class TrustworthyTrainerMixin:
 
     def _check_finite(self, loss_since_last_log: torch.Tensor, grad_norm: torch.Tensor | float | None) -> None:
         """End the run on all processes when the loss or the gradient is not finite on one."""
-        values = torch.stack(
-            [
-                loss_since_last_log.float(),
-                torch.as_tensor(grad_norm if grad_norm is not None else 0.0).float().to(loss_since_last_log.device),
-            ]
-        )
+        norm = grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm  # FSDP shards it
+        norm = torch.as_tensor(0.0 if norm is None else norm, dtype=torch.float32, device=loss_since_last_log.device)
+        values = torch.stack([loss_since_last_log.float(), norm])
         finite = torch.isfinite(values).all().float()
         if self.args.world_size > 1:
             torch.distributed.all_reduce(finite, op=torch.distributed.ReduceOp.MIN)

@@ -230,17 +230,18 @@ class _Preparation:
         facts = count_facts(text, self.args.injection_mode, self.args.operators)
         plain = self.plain.encode(text)
         for condition, encoder in self.encoders.items():
-            ids = plain if condition == "baseline" else encoder.encode(text)
+            # Most documents hold no fact, and then both arms read the same ids.
+            ids = encoder.encode(text) if facts.any() else plain
             part, totals = piece[condition, split], self.totals[condition][split]
             part["tokens"] += [np.array([END_OF_TEXT_ID], np.uint16), ids]
-            part["documents"].append((len(ids) + 1, size, int(sum(facts))))
+            part["documents"].append((len(ids) + 1, size, int(facts.sum())))
             totals.documents += 1
             totals.tokens += len(ids) + 1
             totals.bytes += size
             totals.facts = [total + int(count) for total, count in zip(totals.facts, facts, strict=True)]
             if source.is_synthetic:
                 totals.synthetic_documents += 1
-                totals.synthetic_facts += int(sum(facts))
+                totals.synthetic_facts += int(facts.sum())
         if held_out:
             piece["held_out"]["documents"].append({"source": source.label, "text": text})
             return 0

@@ -24,6 +24,7 @@ class PackedDocuments(Dataset):
         self.split, self.context, self.windows, self.data_seed = split, context, windows, data_seed
         self.epoch_tokens = int(split.documents["tokens"].sum(dtype=np.int64))
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._epoch(0)  # before the loader's workers are forked, so that they share it
 
     def __len__(self) -> int:
         return self.windows
