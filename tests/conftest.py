@@ -48,6 +48,7 @@ RECIPE = {
     "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
     "warmup_steps": 2,
     "bf16": False,
+    "full_determinism": torch.cuda.is_available(),
     "logging_steps": 1,
     "eval_steps": 4,
     "save_steps": 4,

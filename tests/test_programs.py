@@ -45,10 +45,9 @@ def run_to_the_end(command: list[str]) -> str:
     return done.stdout
 
 
-def start(command: list[str]) -> subprocess.Popen:
-    return subprocess.Popen(
-        command, cwd=PROJECT, env=program_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def start(command: list[str], **options) -> subprocess.Popen:
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=PROJECT, env=program_environment(), **pipe, **options)
 
 
 def wait_for_step(process: subprocess.Popen, run: Path, step: int) -> None:
@@ -94,10 +93,10 @@ def test_run_killed_and_stopped_and_resumed_is_the_uninterrupted_run(recipe, ref
     assert killed_at < stopped_at < STEPS, out[-3000:]
     assert f"stopped: {run / f'checkpoint-{stopped_at}'}" in out
 
-    # SIGTERM to the program itself, which says so with its exit code.
-    process = start(pretrain(recipe, run))
+    # SIGTERM to the program and the workers of its loader, as schedulers send it; it says so with its exit code.
+    process = start(pretrain(recipe, run, "--dataloader_num_workers", 2), start_new_session=True)
     wait_for_step(process, run, stopped_at + 1)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     out, _ = process.communicate()
     assert process.returncode == 75, out[-3000:]
 
@@ -116,7 +115,7 @@ def test_interrupt_saves_and_exits_130(recipe, tmp_path):
 
 def test_two_processes_give_the_trajectory_of_one_even_when_one_of_them_is_told_to_stop(recipe, reference, tmp_path):
     run = tmp_path / "run"
-    command = pretrain(recipe, run, "--per_device_train_batch_size", 2, config="ddp", processes=2)
+    command = pretrain(recipe, run, "--per_device_train_batch_size", 1, config="ddp", processes=2)
     process = start(command)
     wait_for_step(process, run, 2)
     workers = [
@@ -133,14 +132,15 @@ def test_two_processes_give_the_trajectory_of_one_even_when_one_of_them_is_told_
 
     out = run_to_the_end(command)
     assert f"continuing from {run / f'checkpoint-{stopped_at}'}" in out
-    # Accumulation 1 and 2 micro-steps, 2 processes: the same tokens per step, summed in another order.
+    # 4 micro-steps on 2 processes instead of 2 on one: the same tokens per step, summed in another order.
     assert_close_run(reference, run, STEPS, tolerance=5e-5)
 
 
 @pytest.fixture(scope="module")
 def zero2(recipe, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("zero2") / "run"
-    out = run_to_the_end(pretrain(recipe, run, config="zero2", processes=2))
+    # Two micro-steps: 2 sequences x 2 processes x 2 are the 8 of a step.
+    out = run_to_the_end(pretrain(recipe, run, "--per_device_train_batch_size", 2, config="zero2", processes=2))
     assert "engine DEEPSPEED-ZERO2" in out
     return run
 
@@ -154,7 +154,7 @@ def test_zero2_resumes_bit_for_bit(recipe, zero2, tmp_path):
     shutil.copytree(zero2, run)
     for step in range(12, STEPS + 1, 4):
         shutil.rmtree(run / f"checkpoint-{step}")
-    out = run_to_the_end(pretrain(recipe, run, config="zero2", processes=2))
+    out = run_to_the_end(pretrain(recipe, run, "--per_device_train_batch_size", 2, config="zero2", processes=2))
     assert f"continuing from {run / 'checkpoint-8'}" in out
     first, second = (
         DomainGPT2ForCausalLM.from_pretrained(folder / f"checkpoint-{STEPS}").state_dict() for folder in (zero2, run)

@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
 from tokenization import MulFactTokenizer
 from tokenization.mul_facts import END_OF_TEXT_ID, FACT_IDS, PAD_ID, RESERVED_IDS, VOCABULARY_SIZE
-from training.core.checkpoint import checkpoint_step, list_checkpoints
+from training.core.checkpoint import DAMAGED, checkpoint_step, list_checkpoints
 from training.core.device import initialize_deepspeed_on_cpu, prepare_process
 from training.core.provenance import check_same_run, sha256_of_weights, write_run_file
 from training.core.recipe import parse_recipe, resolved, run_program
@@ -100,10 +100,13 @@ class PretrainArguments(TrainingArguments):
 
     def __post_init__(self):
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
-        if self.max_steps < 1:
-            raise ValueError(
-                f"max_steps is {self.max_steps}; pretraining counts steps, not epochs, and needs at least 1"
-            )
+        for key, smallest in WHOLE_NUMBERS.items():
+            value = getattr(self, key)
+            if value is None or int(value) != value or value < smallest:
+                raise ValueError(f"{key} is {value}; it is a whole number and at least {smallest}")
+        for key, required in REQUIRED.items():
+            if getattr(self, key) != required:
+                raise ValueError(f"{key} is {getattr(self, key)!r}, which would change the run in silence; remove it")
         if self.gradient_accumulation_steps != 1:
             raise ValueError(
                 f"gradient_accumulation_steps ({self.gradient_accumulation_steps}) follows from total_batch_tokens; "
@@ -119,6 +122,32 @@ class PretrainArguments(TrainingArguments):
             )
 
 
+# Shares of a run, which Transformers also takes for some of these, would hide in which steps something happens.
+WHOLE_NUMBERS = {
+    "max_steps": 1,
+    "logging_steps": 1,
+    "eval_steps": 1,
+    "save_steps": 1,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "seed": 0,
+}
+# Keys of Transformers that have no place here: they would break exact resumption, the order of documents or the loss.
+REQUIRED = {
+    "save_only_model": False,
+    "ignore_data_skip": False,
+    "train_sampling_strategy": "sequential",
+    "label_smoothing_factor": 0.0,
+    "load_best_model_at_end": False,
+    "auto_find_batch_size": False,
+    "average_tokens_across_devices": True,
+    "remove_unused_columns": False,
+    "fp16": False,
+    "neftune_noise_alpha": None,
+    "enable_jit_checkpoint": False,
+    "accelerator_config": None,
+}
+
 # What may differ when a run is resumed: where and how it runs and reports, never what it computes.
 FREE_KEYS = frozenset(
     "output_dir corpus_dir corpus_recipe per_device_train_batch_size per_device_eval_batch_size "
@@ -127,15 +156,22 @@ FREE_KEYS = frozenset(
     "local_rank dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers "
     "dataloader_prefetch_factor ddp_timeout push_to_hub hub_model_id hub_private_repo hub_strategy hub_revision "
     "hub_always_push hub_token eval_on_start torch_compile torch_compile_backend torch_compile_mode debug "
-    "skip_memory_metrics deepspeed fsdp fsdp_config accelerator_config resume_from_checkpoint".split()
+    "skip_memory_metrics deepspeed fsdp fsdp_config resume_from_checkpoint".split()
 )
 
 
 def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArguments) -> int:
     prepare_process()
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"one process sees {args.n_gpu} GPUs and would train on all of them with other batches; launch with "
+            "accelerate_configs/ddp.yaml, or set CUDA_VISIBLE_DEVICES=0"
+        )
     disable_progress_bar()  # "Writing model shards" at every checkpoint
     initialize_deepspeed_on_cpu()
     args.output_dir = args.output_dir.replace("{condition}", model_args.condition).replace("{seed}", str(args.seed))
+    if Path(args.output_dir).is_file():
+        raise ValueError(f"output_dir '{args.output_dir}' is a file; name a folder")
     args.run_name = f"{model_args.condition}-s{args.seed}"
     args.gradient_accumulation_steps = share_of_step(
         args.total_batch_tokens, model_args.n_positions, args.per_device_train_batch_size, args.world_size
@@ -144,8 +180,8 @@ def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArg
     # Data
     tokenizer = MulFactTokenizer.build(model_args.condition, model_args.injection_mode, model_args.operators)
     tokenizer.model_max_length = model_args.n_positions
-    with args.main_process_first(desc="preparing the corpus"):
-        corpus = Corpus(corpus_folder(model_args.condition, data_args, speak=args.process_index == 0), tokenizer)
+    with args.main_process_first(local=False, desc="preparing the corpus"):
+        corpus = Corpus(corpus_folder(model_args.condition, data_args, prepare=args.process_index == 0), tokenizer)
     windows = args.max_steps * args.total_batch_tokens // model_args.n_positions
     train_dataset = PackedDocuments(corpus.train, model_args.n_positions, windows, args.data_seed)
     if data_args.max_epochs is not None and train_dataset.epochs > data_args.max_epochs:
@@ -179,23 +215,25 @@ def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArg
         model=model, args=args, processing_class=tokenizer, train_dataset=train_dataset, eval_dataset=validation
     )
     checkpoint = trainer.find_checkpoint()
-    if checkpoint is not None:
+    if checkpoint is not None or any(trainer.run_dir.glob(f"{DAMAGED}*")):
         check_same_run(trainer.run_dir, facts, FREE_KEYS)
-        args.eval_on_start = evaluation_is_missing(trainer.run_dir, checkpoint_step(checkpoint), args)
+    if checkpoint is not None:
+        step = checkpoint_step(checkpoint)
+        args.eval_on_start = trainer.agree(lambda: evaluation_is_missing(trainer.run_dir, step, args))
+        if step >= args.max_steps and not args.eval_on_start:
+            print_on_main(args, f"finished before: {checkpoint}")
+            return 0
     if args.process_index == 0:
         trainer.run_dir.mkdir(parents=True, exist_ok=True)
         write_run_file(trainer.run_dir, facts)
-        print(describe_start(args, model, train_dataset, checkpoint, trainer.engine), flush=True)
+    print_on_main(args, describe_start(args, model, train_dataset, checkpoint, trainer.engine))
     with trainer.stopper:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     finished = trainer.state.global_step >= args.max_steps
-    if args.process_index == 0:
-        newest = list_checkpoints(trainer.run_dir)[-1:]
-        print(
-            f"{'finished' if finished else 'stopped'}: {newest[0] if newest else 'no checkpoint was saved'}",
-            flush=True,
-        )
+    newest = list_checkpoints(trainer.run_dir)[-1:]
+    where = newest[0] if newest else "no checkpoint was saved"
+    print_on_main(args, f"{'finished' if finished else 'stopped'}: {where}")
     return 0 if finished else trainer.stopper.exit_code
 
 
@@ -234,13 +272,14 @@ class PretrainTrainer(TrustworthyTrainerMixin, Trainer):
         return metrics
 
 
-def corpus_folder(condition: str, data_args: DataArguments, speak: bool) -> Path:
+def corpus_folder(condition: str, data_args: DataArguments, prepare: bool) -> Path:
     """Return the folder of the condition's corpus, after preparing it if there is a recipe and it is not there yet."""
     if data_args.corpus_recipe is not None:
         overrides = ["--output_dir", data_args.corpus_dir] if data_args.corpus_dir else []
         (corpus_args,) = parse_recipe([CorpusArguments], [data_args.corpus_recipe, *overrides])
-        # Also when it is there: a recipe that was changed since must not train on the old corpus in silence.
-        prepare_corpus(corpus_args, report=print if speak else lambda line: None)
+        if prepare:
+            # Also when it is there: a recipe that was changed since must not train on the old corpus in silence.
+            prepare_corpus(corpus_args)
         return Path(corpus_args.output_dir) / condition
     folder = Path(str(data_args.corpus_dir))
     return folder if (folder / MANIFEST).is_file() else folder / condition
@@ -271,8 +310,13 @@ def stack_windows(windows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Ten
 def evaluation_is_missing(run_dir: Path, step: int, args: PretrainArguments) -> bool:
     """Return whether the run died between the checkpoint of a step and the evaluation that was due at it."""
     rows = read_metrics(run_dir / METRICS_FILE)
-    due = args.eval_strategy == "steps" and step % int(args.eval_steps) == 0
+    due = args.eval_strategy == "steps" and step % args.eval_steps == 0
     return due and not any(row["step"] == step and "eval_loss" in row for row in rows)
+
+
+def print_on_main(args: PretrainArguments, line: str) -> None:
+    if args.process_index == 0:
+        print(line, flush=True)
 
 
 def describe_start(args, model, train_dataset, checkpoint: Path | None, engine: str) -> str:

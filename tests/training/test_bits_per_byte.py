@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 
 from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
 from tokenization import MulFactTokenizer
+from training.data.corpus import CorpusArguments, prepare_corpus
 from training.data.shards import Corpus
 from training.evals.bits_per_byte import FixedDocuments, measure_bits_per_byte
 
@@ -26,7 +28,7 @@ def model():
 def one_by_one(model, split, documents):
     """Sum of the token losses in nats, each document on its own, computed in the plainest way."""
     nats = tokens = 0
-    for document in range(documents):
+    for document in documents:
         ids = torch.from_numpy(split.tokens(document).astype("int64"))
         for start in range(0, len(ids) - 1, CONTEXT):
             piece = ids[start : start + CONTEXT + 1]
@@ -44,7 +46,7 @@ def test_every_token_but_the_first_is_scored_once(split):
 
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_batched_result_is_the_sum_over_single_documents(model, split, batch_size):
-    nats, tokens = one_by_one(model, split, 20)
+    nats, tokens = one_by_one(model, split, range(20))
     measured = measure_bits_per_byte(model, FixedDocuments(split, 20, CONTEXT), batch_size=batch_size)
     assert measured["loss"] == pytest.approx(nats / tokens, rel=1e-5)
     total_bytes = int(split.documents["bytes"][:20].sum())
@@ -62,14 +64,30 @@ def test_uniform_model_needs_log2_of_the_vocabulary_per_token(split):
     assert measured["bits_per_byte"] == pytest.approx(math.log2(50349) * tokens / documents.bytes, rel=1e-5)
 
 
-def test_documents_without_facts_are_measured_apart(model, split):
-    documents = FixedDocuments(split, len(split), CONTEXT)
+def test_documents_without_facts_are_measured_apart(model, tmp_path):
+    texts = [f"document {index} says {'6*9 = 54' if index % 3 == 0 else 'nothing'}" for index in range(90)]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    args = {"sources": [{"path": "a.jsonl"}], "source_root": str(tmp_path), "validation_fraction": 0.4}
+    prepare_corpus(CorpusArguments(**args, output_dir=str(tmp_path)), report=lambda line: None)
+    split = Corpus(tmp_path / "mul_tokens", MulFactTokenizer.build("mul_tokens")).validation
     without = [index for index in range(len(split)) if split.documents["facts"][index] == 0]
-    if not without:
+    assert 0 < len(without) < len(split)
+
+    measured = measure_bits_per_byte(model, FixedDocuments(split, len(split), CONTEXT), batch_size=8)
+    parts = [one_by_one(model, split, [index]) for index in without]
+    nats, tokens = (sum(part) for part in zip(*parts, strict=True))
+    total_bytes = int(split.documents["bytes"][without].sum())
+    assert measured["loss_without_facts"] == pytest.approx(nats / tokens, rel=1e-5)
+    assert measured["bits_per_byte_without_facts"] == pytest.approx(nats / math.log(2) / total_bytes, rel=1e-5)
+    assert measured["loss"] != pytest.approx(measured["loss_without_facts"], rel=1e-5)
+
+
+def test_there_is_no_part_without_facts_when_every_document_holds_one(model, split):
+    with_facts = [index for index in range(len(split)) if split.documents["facts"][index]]
+    documents = FixedDocuments(split, len(split), CONTEXT)
+    if len(with_facts) == len(split):
         assert measure_bits_per_byte(model, documents, batch_size=8)["bits_per_byte_without_facts"] is None
-        return
-    expected_bytes = int(split.documents["bytes"][without].sum())
-    assert documents.bytes_without_facts == expected_bytes
+    assert documents.bytes - documents.bytes_without_facts == int(split.documents["bytes"][with_facts].sum())
 
 
 def test_training_mode_and_random_state_are_left_as_they_were(model, split):

@@ -56,11 +56,17 @@ def damage_seal(folder):
     (folder / "checkpoint.json").write_text("{", encoding="utf-8")
 
 
+def damage_empty_seal(folder):
+    (folder / "checkpoint.json").write_text("[]", encoding="utf-8")
+
+
 def damage_no_seal(folder):
     (folder / "checkpoint.json").unlink()
 
 
-@pytest.mark.parametrize("damage", [damage_size, damage_bit, damage_missing, damage_seal, damage_no_seal])
+@pytest.mark.parametrize(
+    "damage", [damage_size, damage_bit, damage_missing, damage_seal, damage_empty_seal, damage_no_seal]
+)
 def test_damaged_checkpoint_is_set_aside_and_said_so(tmp_path, damage):
     good, bad = make(tmp_path, 1), make(tmp_path, 2)
     damage(bad)

@@ -148,6 +148,20 @@ def test_interrupted_preparation_goes_on_and_gives_the_same_bytes(corpus_dir, tm
     assert content(tmp_path) == content(corpus_dir)
 
 
+def test_interrupted_preparation_of_another_recipe_is_not_overwritten(tmp_path, monkeypatch):
+    def dies(self, report):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(corpus_module._Preparation, "_write_manifests", dies)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path)
+    monkeypatch.undo()
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match="interrupted preparation with other sources, settings or conditions"):
+        prepare(tmp_path, split_seed=1)
+    assert content(tmp_path) == before
+
+
 def test_second_arm_can_be_added_later_and_is_the_same(corpus_dir, tmp_path):
     prepare(tmp_path, conditions=["baseline"])
     prepare(tmp_path, conditions=["baseline", "mul_tokens"])
@@ -227,6 +241,8 @@ def test_corpus_short_of_its_target_fails_with_the_numbers(tmp_path):
             },
             "'tables' has no weight",
         ),
+        ({"sources": ["foo"]}, "neither a mapping nor JSON"),
+        ({"sources": [3]}, "not a mapping"),
         ({"conditions": ["baseline", "baseline"]}, "once"),
         ({"conditions": ["base"]}, "base"),
         ({"injection_mode": "strong"}, "strong"),

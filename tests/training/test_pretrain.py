@@ -100,10 +100,9 @@ def test_nothing_pickled_without_need_is_in_a_checkpoint(finished):
 
 
 def test_a_finished_run_is_left_alone(copied, pretrain):
-    before = {path: path.stat().st_mtime_ns for path in copied.glob("checkpoint-*/*")}
+    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
     assert pretrain() == 0
-    assert {path: path.stat().st_mtime_ns for path in copied.glob("checkpoint-*/*")} == before
-    assert list(rows_with(copied, "eval_bits_per_byte")) == [4, 8]
+    assert {path: path.stat().st_mtime_ns for path in copied.rglob("*")} == before
 
 
 def test_same_recipe_and_seed_give_the_same_bytes(finished, pretrain, tmp_path):
@@ -157,6 +156,20 @@ def test_corrupt_checkpoint_falls_back_to_the_one_before(copied, finished, pretr
     assert_same_run(finished, copied, 8)
 
 
+def test_run_without_a_whole_checkpoint_is_not_overwritten_by_another_recipe(copied, pretrain):
+    for folder in copied.glob("checkpoint-*"):
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="learning_rate was 0.002 and is now 0.005"):
+        pretrain("--learning_rate", "5e-3")
+    assert list(rows_with(copied, "loss")) == list(range(1, 9))
+
+
+def test_output_dir_that_is_a_file_is_refused(pretrain, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        pretrain("--output_dir", tmp_path / "file")
+
+
 def test_the_last_checkpoints_are_kept(pretrain, tmp_path):
     assert pretrain("--save_steps", 2, "--save_total_limit", 2, "--eval_strategy", "no") == 0
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-6", "checkpoint-8"]
@@ -194,6 +207,12 @@ def test_resuming_with_another_vocabulary_is_refused(copied, pretrain, tmp_path,
         (["--gradient_accumulation_steps", "2"], "follows from total_batch_tokens"),
         (["--max_steps", "0"], "max_steps is 0"),
         (["--eval_documents", "0"], "eval_documents is 0"),
+        (["--eval_steps", "0.5"], "eval_steps is 0.5"),
+        (["--per_device_eval_batch_size", "0"], "per_device_eval_batch_size is 0"),
+        (["--n_positions", "0"], "n_positions (0)"),
+        (["--save_only_model", "true"], "save_only_model is True, which would change the run in silence"),
+        (["--train_sampling_strategy", "random"], "train_sampling_strategy is 'random'"),
+        (["--fp16", "true"], "fp16 is True"),
         (["--max_epochs", "0.01"], "above max_epochs 0.01"),
         (["--condition", "mul_token"], "mul_token"),
         (["--lr_scheduler_kwargs", '{"min_lr": 0.0001}'], "min_lr_rate"),

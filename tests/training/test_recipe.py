@@ -56,6 +56,12 @@ def test_mappings_in_lists_reach_the_dataclass(tmp_path):
         ("fast: maybe\n", "fast must be bool, but is 'maybe'"),
         ("fast: 3\n", "fast must be bool, but is 3"),
         ("- a\n- b\n", "key: value"),
+        ("steps: [1]\n", "steps must be int, but is [1]"),
+        ("steps: null\n", "steps must be int, but is None"),
+        ("parts: a\n", "parts must be list, but is 'a'"),
+        ("name: 5\n", "name must be null or str, but is 5"),
+        ("1: 2\n", "unknown key '1'"),
+        ("steps: 1\nsteps: 2\n", "'steps' stands twice"),
         ("steps: [1\n", "not valid YAML"),
     ],
 )
@@ -68,6 +74,11 @@ def test_bad_recipe_is_refused_with_what_was_seen(tmp_path, text, words):
 def test_missing_recipe_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
         parse_recipe([Example], [str(tmp_path / "nowhere.yaml")])
+
+
+def test_recipe_behind_an_option_is_told_to_come_first():
+    with pytest.raises(ValueError, match="the recipe comes first: recipe.yaml"):
+        parse_recipe([Example], ["--steps", "1", "recipe.yaml"])
 
 
 @pytest.mark.parametrize("option", ["--step", "--stepz=3"])

@@ -72,6 +72,7 @@ def test_fingerprint_follows_content_and_settings_but_not_the_place(tmp_path):
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', {}, ["a.jsonl, line 2", "not JSON"]),
         ("a.jsonl", b'{"body": "x"}\n', {}, ["a.jsonl, line 1", "text_field 'text'", "body"]),
         ("a.jsonl", b'{"q": "x"}\n', {"template": "{q}{a}"}, ["template '{q}{a}'", "(q)"]),
+        ("a.jsonl", b'{"q": "x", "a": null}\n', {"template": "{q}{a}"}, ["line 1", "'a'", "is null"]),
         ("a.jsonl", b'{"text": 5}\n', {}, ["line 1", "holds int, not text"]),
         ("a.jsonl", b"[1]\n", {}, ["line 1", "text_field"]),
         ("a.jsonl", b'{"text": "\\ud800"}\n', {}, ["document 0", "surrogate"]),
@@ -110,6 +111,13 @@ def test_missing_file_and_empty_folder_are_named(tmp_path):
         ({"path": "a", "weight": 0}, "weight 0"),
         ({"path": "a", "epochs": 0}, "epochs 0"),
         ({"path": "a", "colour": 1}, "unknown keys ['colour']"),
+        ({"synthetic": "drills", "documents": "many"}, "documents must be int, but is 'many'"),
+        ({"path": "a", "weight": [3]}, "weight must be float or null, but is [3]"),
+        ({"synthetic": "drills", "documents": 1, "held_out_facts": [6, 9]}, "write a list of pairs, such as [[6, 9]]"),
+        ({"synthetic": "drills", "documents": 1, "held_out_facts": [[6, 10]]}, "whole numbers from 1 to 9"),
+        ({"path": "a", "document_start": "("}, "malformed"),
+        ({"path": "a", "template": "{q"}, "malformed"),
+        ({"path": "a", "template": "{q.__class__}"}, "may name fields only"),
     ],
 )
 def test_source_that_makes_no_sense_is_refused(entry, words):

@@ -35,6 +35,10 @@ def test_evaluation_line_holds_bits_per_byte():
     assert line == "step 5/9 | validation loss 3.0000 | 1.1000 bits per byte | 1.2000 on documents without facts"
 
 
+def test_loss_without_figures_of_speed_makes_a_line():
+    assert format_log_line({"loss": 1.0, "learning_rate": 1e-3}, 1, 2) == "step 1/2 | loss 1.0000 | lr 1.00e-03"
+
+
 def test_other_rows_make_no_line():
     assert format_log_line({"train_runtime": 5.0}, 1, 2) == ""
 

@@ -13,6 +13,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from training.core.files import sync_folder
+
 SEAL = "checkpoint.json"
 STAGING = ".saving"
 DAMAGED = "damaged-"
@@ -48,6 +50,7 @@ def seal(folder: Path, facts: dict) -> None:
         json.dump({**facts, "files": files}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
+    sync_folder(folder)
 
 
 def publish(staged: Path, run_dir: Path) -> Path:
@@ -56,20 +59,19 @@ def publish(staged: Path, run_dir: Path) -> Path:
     if target.exists():
         shutil.rmtree(target)  # the same step, saved before; only a run that fell back behind it gets here
     os.rename(staged, target)
-    descriptor = os.open(run_dir, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(run_dir)
     return target
 
 
 def read_seal(folder: Path) -> dict:
     """Return a checkpoint's `checkpoint.json`; raises `ValueError` when it is missing or unreadable."""
     try:
-        return json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        sealed = json.loads((folder / SEAL).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} has no readable {SEAL} ({error})") from error
+    if not isinstance(sealed, dict) or not {"step", "num_processes", "engine", "files"} <= sealed.keys():
+        raise ValueError(f"{folder / SEAL} does not say what the checkpoint holds")
+    return sealed
 
 
 def verify_checkpoint(folder: Path) -> dict:
@@ -97,7 +99,7 @@ def newest_checkpoint(run_dir: str | Path, warn: Callable[[str], None]) -> Path 
         try:
             verify_checkpoint(path)
             return path
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             aside = path.with_name(DAMAGED + path.name)
             if aside.exists():
                 shutil.rmtree(aside)
@@ -113,7 +115,11 @@ def remove_old_checkpoints(run_dir: str | Path, keep: int | None) -> None:
     """Delete all but the newest `keep` checkpoints; None keeps all."""
     if keep is not None:
         for path in list_checkpoints(run_dir)[: -max(keep, 1)]:
-            shutil.rmtree(path)
+            doomed = path.with_name(
+                ".removing-" + path.name
+            )  # half of a checkpoint must not bear the name of a whole one
+            os.rename(path, doomed)
+            shutil.rmtree(doomed)
 
 
 def check_process_count(folder: Path, num_processes: int, engine: str) -> None:

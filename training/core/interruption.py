@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import torch
 from transformers import TrainerCallback
@@ -24,6 +25,7 @@ class StopOnSignal(TrainerCallback):
         self.signal: int | None = None
         self._asked_at = 0.0
         self._previous: dict[int, object] = {}
+        self._group: torch.distributed.ProcessGroup | None = None
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
@@ -48,12 +50,26 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if args.world_size > 1:
-            # One process alone must not leave the others waiting in a collective operation.
-            flag = torch.tensor([self.signal or 0], device=args.device)
-            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+            # One process alone must not leave the others waiting in a collective operation. Over gloo, because a flag
+            # on the GPU would make every step wait for the device.
+            self._group = self._group or torch.distributed.new_group(backend="gloo")
+            flag = torch.tensor([self.signal or 0])
+            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=self._group)
             self.signal = int(flag.item()) or None
         if self.signal is not None:
             control.should_save = True
             control.should_log = True
             control.should_training_stop = True
         return control
+
+
+def leave_signals_to_the_main_process(initialize: Callable[[int], None] | None, worker: int) -> None:
+    """Start a loader's worker that ignores SIGTERM and SIGINT.
+
+    Launchers and schedulers signal every process of a job; a worker that died of it would take the main process along
+    before it has saved. Workers end with the main process anyway.
+    """
+    for number in EXIT_CODES:
+        signal.signal(number, signal.SIG_IGN)
+    if initialize is not None:
+        initialize(worker)

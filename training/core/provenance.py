@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from training.core.device import device_name
+from training.core.files import write_json
 
 RUN_FILE = "run.json"
 PACKAGES = (
@@ -55,9 +56,7 @@ def write_run_file(run_dir: Path, facts: dict[str, Any]) -> None:
     """Write `run.json`; each later start of the same run adds a line to its `starts`."""
     path = run_dir / RUN_FILE
     starts = json.loads(path.read_text(encoding="utf-8")).get("starts", []) if path.is_file() else []
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({**facts, "starts": [*starts, environment()]}, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json(path, {**facts, "starts": [*starts, environment()]})
 
 
 def check_same_run(run_dir: Path, facts: dict[str, Any], free_keys: frozenset[str]) -> None:
@@ -69,7 +68,8 @@ def check_same_run(run_dir: Path, facts: dict[str, Any], free_keys: frozenset[st
     if not path.is_file():
         raise FileNotFoundError(f"'{run_dir}' has checkpoints but no {RUN_FILE}; choose another output_dir")
     before = json.loads(path.read_text(encoding="utf-8"))
-    for key in sorted({*before["recipe"], *facts["recipe"]} - free_keys):
+    # A key that one side lacks came or went with a version of Transformers.
+    for key in sorted((before["recipe"].keys() & facts["recipe"].keys()) - free_keys):
         old, new = before["recipe"].get(key), facts["recipe"].get(key)
         if old != new:
             raise ValueError(

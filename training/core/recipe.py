@@ -1,6 +1,7 @@
 """Recipes: flat YAML files and command lines, parsed into dataclasses by TRL's parser, with errors that name the
 key."""
 
+import contextlib
 import dataclasses
 import difflib
 import sys
@@ -24,7 +25,7 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
     recipe beats the defaults. Raises `ValueError` for a key that no dataclass knows and for a value of the wrong
     type, and `FileNotFoundError` for a recipe that is not there.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = [str(argument) for argument in (sys.argv[1:] if argv is None else argv)]
     recipe = _take_recipe_path(arguments)
     fields = {field.name: field for cls in dataclass_types for field in dataclasses.fields(cls) if field.init}
     parser = TrlParser(dataclass_types)
@@ -38,9 +39,11 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
         hints = {}
         for cls in dataclass_types:
             hints |= typing.get_type_hints(cls)
-        checked = {key: _check_type(recipe, key, value, hints[key]) for key, value in values.items()}
+        checked = {key: check_type(recipe, key, value, hints[key]) for key, value in values.items()}
         parser.set_defaults_with_config(**checked)
-    for argument in arguments:
+    for previous, argument in zip(["", *arguments], arguments, strict=False):
+        if recipe is None and argument.endswith((".yaml", ".yml")) and not previous.startswith("--"):
+            raise ValueError(f"the recipe comes first: {argument} --key value …")
         name = argument.split("=", 1)[0]
         if name.startswith("--") and name[2:].replace("-", "_") not in {*fields, "help"}:
             # argparse accepts abbreviations and would turn a typing error into another key.
@@ -54,7 +57,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no recipe at '{path}'; recipes are YAML files such as recipes/baseline.yaml")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
@@ -74,20 +77,29 @@ def resolved(*groups: Any) -> dict[str, Any]:
 def run_program(main: Callable, dataclass_types: Sequence[type]) -> None:
     """Parse the command line and run `main`, and exit with its return value.
 
-    An error of input that this project raised itself (`ValueError`, `FileNotFoundError`) is printed as one line and
-    ends the program with status 2; anything else keeps its traceback, for it is a bug or belongs to a library.
+    An error in the arguments, or one of input that this project raised itself later (`ValueError`,
+    `FileNotFoundError`), is printed as one line and ends the program with status 2; anything else keeps its traceback,
+    for it is a bug or belongs to a library.
     """
     try:
-        status = main(*parse_recipe(dataclass_types))
+        groups = parse_recipe(dataclass_types)
+    except (ValueError, TypeError, OSError) as error:  # also Transformers' own complaints about its arguments
+        _exit_with(error)
+    try:
+        status = main(*groups)
     except (ValueError, FileNotFoundError) as error:
         innermost = traceback.extract_tb(error.__traceback__)[-1]
         project = Path(__file__).resolve().parents[2]
         if not any(Path(innermost.filename).is_relative_to(project / package) for package in PROJECT_PACKAGES):
             raise
-        sys.stdout.flush()
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _exit_with(error)
     sys.exit(status)
+
+
+def _exit_with(error: Exception) -> typing.NoReturn:
+    sys.stdout.flush()
+    print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _take_recipe_path(arguments: list[str]) -> str | None:
@@ -108,29 +120,41 @@ def _suggest(key: str, known: typing.Iterable[str]) -> str:
     return f" (did you mean '{match[0]}'?)" if match else ""
 
 
-def _check_type(recipe: str | Path, key: str, value: Any, hint: Any) -> Any:
-    """Return a YAML value as the type its field declares; YAML values bypass the parser's own conversion."""
+def check_type(where: object, key: str, value: Any, hint: Any) -> Any:
+    """Return a YAML value as the type its field declares, for YAML values bypass the parser's own conversion.
+
+    `where` names the file or entry in the `ValueError` that a value of another type gets.
+    """
     kinds = set(typing.get_args(hint)) if typing.get_origin(hint) in (typing.Union, UnionType) else {hint}
-    if value is None or isinstance(value, (list, dict)):
-        return value
-    if isinstance(value, bool):
-        acceptable = bool in kinds or kinds & {Any, str}
-    elif int in kinds and float not in kinds and isinstance(value, float):
-        acceptable = value.is_integer()
-        value = int(value) if acceptable else value
-    elif isinstance(value, str) and kinds <= {int, float, type(None)}:
-        try:  # YAML reads 6e-4 as a string
-            value = next(kind for kind in (int, float) if kind in kinds)(value)
-            acceptable = True
-        except ValueError:
-            acceptable = False
-    else:
-        acceptable = not (isinstance(value, str) and kinds <= {bool, type(None)})
-        acceptable &= not (isinstance(value, (int, float)) and kinds <= {bool, type(None)})
-    if not acceptable:
-        wanted = " or ".join(sorted(getattr(kind, "__name__", str(kind)) for kind in kinds))
-        raise ValueError(f"{recipe}: {key} must be {wanted}, but is {value!r}")
+    kinds = {typing.get_origin(kind) or kind for kind in kinds}
+    if not kinds <= {bool, int, float, str, list, tuple, dict, type(None)}:
+        return value  # an enumeration of Transformers, which checks by itself
+    if isinstance(value, str) and kinds <= {int, float, type(None)}:
+        with contextlib.suppress(ValueError):  # YAML reads 6e-4 as a string
+            value = float(value)
+    if isinstance(value, float) and float not in kinds and int in kinds and value.is_integer():
+        value = int(value)
+    if type(value) is int and float in kinds and int not in kinds:
+        value = float(value)
+    if isinstance(value, list) and tuple in kinds:
+        value = tuple(value)
+    # JSON on the command line and in Transformers' own fields stands for a mapping.
+    if type(value) not in kinds and not (isinstance(value, str) and dict in kinds):
+        names = {"NoneType": "null", "tuple": "list"}
+        wanted = " or ".join(sorted(names.get(kind.__name__, kind.__name__) for kind in kinds))
+        raise ValueError(f"{where}: {key} must be {wanted}, but is {value!r}")
     return value
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error instead of a silent choice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _plain(value: Any) -> Any:

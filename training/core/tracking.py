@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from training.core.device import peak_flops, peak_memory_gib
+from training.core.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -63,9 +64,7 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             rows = [row for row in read_metrics(self.path) if row["step"] <= state.global_step]
-            partial = self.path.with_name(self.path.name + ".partial")
-            partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            partial.replace(self.path)
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs:
@@ -112,16 +111,16 @@ def format_log_line(logs: dict, step: int, max_steps: int) -> str:
     evaluation."""
     parts = [f"step {step:>{len(str(max_steps))}}/{max_steps}"]
     if "loss" in logs:
-        mfu = logs.get("mfu")
-        parts += [
-            f"loss {logs['loss']:.4f}",
-            f"lr {logs['learning_rate']:.2e}",
-            f"grad norm {logs.get('grad_norm', float('nan')):.3f}",
-            f"{logs['tokens_per_second']:,.0f} tokens/s",
-            f"MFU {mfu:.1%}" if mfu is not None else "MFU n/a",
-            f"{logs['peak_memory_gib']:.1f} GiB",
-            f"{format_duration(logs['seconds_left'])} left",
-        ]
+        parts += [f"loss {logs['loss']:.4f}", f"lr {logs['learning_rate']:.2e}"]
+        if "grad_norm" in logs:
+            parts.append(f"grad norm {logs['grad_norm']:.3f}")
+        if "tokens_per_second" in logs:
+            parts += [
+                f"{logs['tokens_per_second']:,.0f} tokens/s",
+                f"MFU {logs['mfu']:.1%}" if logs["mfu"] is not None else "MFU n/a",
+                f"{logs['peak_memory_gib']:.1f} GiB",
+                f"{format_duration(logs['seconds_left'])} left",
+            ]
     elif "eval_loss" in logs:
         parts += [f"validation loss {logs['eval_loss']:.4f}", f"{logs['eval_bits_per_byte']:.4f} bits per byte"]
         if logs.get("eval_bits_per_byte_without_facts") is not None:

@@ -1,9 +1,12 @@
 """What pretraining, SFT and GRPO share on top of `transformers.Trainer`: the thin layer that makes runs believable."""
 
 import contextlib
+import functools
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -18,16 +21,15 @@ from training.core.checkpoint import (
     seal,
 )
 from training.core.device import launched_with_deepspeed, launched_with_fsdp
-from training.core.interruption import StopOnSignal
+from training.core.interruption import StopOnSignal, leave_signals_to_the_main_process
 from training.core.tracking import ConsoleLog, MetricsFile, Throughput
 
 
 class TrustworthyTrainerMixin:
     """Put in front of `Trainer` or one of TRL's trainers: `class X(TrustworthyTrainerMixin, Trainer)`.
 
-    - Parameters and optimiser state stay fp32 under every launcher; `bf16: true` is autocast, under DeepSpeed as
-    well, so that
-      what a checkpoint holds are the master weights.
+    - Parameters and optimiser state stay fp32 under every launcher; `bf16: true` is autocast, under DeepSpeed as well:
+      a checkpoint holds the master weights.
     - Checkpoints are written aside, sealed and renamed, and come before the evaluation of the same step.
     - A loss or gradient that is not finite ends the run before it can reach a checkpoint.
     - SIGTERM and SIGINT save at the next step, on all processes together.
@@ -59,6 +61,11 @@ class TrustworthyTrainerMixin:
         return (
             f"{name}-ZERO{self.accelerator.state.deepspeed_plugin.zero_stage}" if self.is_deepspeed_enabled else name
         )
+
+    def get_train_dataloader(self):
+        loader = super().get_train_dataloader()
+        loader.worker_init_fn = functools.partial(leave_signals_to_the_main_process, loader.worker_init_fn)
+        return loader
 
     # Precision
 
@@ -126,7 +133,9 @@ class TrustworthyTrainerMixin:
             )
 
     def _last_good_checkpoint(self) -> str:
-        newest = newest_checkpoint(self.run_dir, warn=print) if self.args.should_save else None
+        if not self.args.should_save:
+            return "The main process says which checkpoint is the last good one."
+        newest = newest_checkpoint(self.run_dir, warn=print)
         return f"The last good checkpoint is {newest}." if newest else "There is no good checkpoint yet."
 
     def _evaluate(self, *args, **kwargs):
@@ -170,7 +179,8 @@ class TrustworthyTrainerMixin:
                     seal(self._staging / name, facts)
                     publish(self._staging / name, self.run_dir)
             except Exception as error:
-                shutil.rmtree(self.run_dir / STAGING, ignore_errors=True)
+                if self.args.should_save:
+                    shutil.rmtree(self.run_dir / STAGING, ignore_errors=True)
                 raise RuntimeError(
                     f"could not save {self.run_dir / name}: {error}. {self._last_good_checkpoint()} Free space on "
                     "that disk if it is full, and start the same command again."
@@ -199,19 +209,27 @@ class TrustworthyTrainerMixin:
         load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
         super()._issue_warnings_after_load(load_result)
 
+    def agree(self, decide: Callable[[], Any]) -> Any:
+        """Return what the main process decides, on all processes: only it looks at files that it also changes."""
+        decision = [decide() if self.args.process_index == 0 else None]
+        if self.args.world_size > 1:
+            broadcast_object_list(decision)
+        return decision[0]
+
     def find_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint of this run, agreed upon by all processes; checks the process count."""
-        found = [str(newest_checkpoint(self.run_dir, warn=print) or "") if self.args.process_index == 0 else ""]
-        if self.args.world_size > 1:
-            broadcast_object_list(found)
-        if not found[0]:
-            return None
-        check_process_count(Path(found[0]), self.args.world_size, self.engine)
-        return Path(found[0])
+        found = self.agree(lambda: newest_checkpoint(self.run_dir, warn=print))
+        if found is not None:
+            check_process_count(found, self.args.world_size, self.engine)
+        return found
 
 
 def share_of_step(total_batch_tokens: int, sequence_length: int, per_device: int, num_processes: int) -> int:
     """Return the number of accumulation steps; raises `ValueError` when the batch sizes do not divide."""
+    if per_device < 1 or sequence_length < 1:
+        raise ValueError(
+            f"per_device_train_batch_size ({per_device}) and n_positions ({sequence_length}) are at least 1"
+        )
     per_micro_step = per_device * sequence_length * num_processes
     if total_batch_tokens < 1 or total_batch_tokens % per_micro_step:
         raise ValueError(

@@ -17,7 +17,8 @@ import numpy as np
 
 from tokenization import MulFactTokenizer, count_facts
 from tokenization.mul_facts import END_OF_TEXT_ID, FACTS
-from training.data.shards import DOCUMENT, FORMAT_VERSION, MANIFEST, SPLITS, read_manifest, write_json, write_shard
+from training.core.files import write_json, write_text
+from training.data.shards import DOCUMENT, FORMAT_VERSION, MANIFEST, SPLITS, read_manifest, write_shard
 from training.data.sources import Source
 
 PROGRESS = "progress.json"
@@ -75,8 +76,7 @@ class CorpusArguments:
 
     def open_sources(self) -> list[Source]:
         """Build the sources; raises `ValueError` for settings that make no sense."""
-        entries = [json.loads(entry) if isinstance(entry, str) else entry for entry in self.sources]
-        return [Source.from_recipe(entry, self.source_root) for entry in entries]
+        return [Source.from_recipe(_read_entry(entry), self.source_root) for entry in self.sources]
 
 
 def prepare_corpus(args: CorpusArguments, report: Callable[[str], None] = print) -> dict[str, dict]:
@@ -183,8 +183,11 @@ class _Preparation:
         identity = _sha256_of([self.request, {name: tok.fingerprint for name, tok in self.tokenizers.items()}])
         path = self.output_dir / PROGRESS
         saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if saved.get("identity") != identity:
-            saved = {}
+        if saved and saved["identity"] != identity:
+            raise ValueError(
+                f"'{self.output_dir}' holds an interrupted preparation with other sources, settings or conditions; "
+                "give the same recipe again to finish it, or delete that folder to begin anew"
+            )
         self.identity = identity
         self.pieces: int = saved.get("pieces", 0)
         self.target_count: int = saved.get("target_count", 0)
@@ -268,7 +271,7 @@ class _Preparation:
         if held_out:
             name = f"held_out-{self.pieces:05d}.jsonl"
             lines = "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in held_out)
-            (self.output_dir / name).write_text(lines, encoding="utf-8")
+            write_text(self.output_dir / name, lines)
             self.held_out_files[name] = {
                 "documents": len(held_out),
                 "sha256": hashlib.sha256(lines.encode()).hexdigest(),
@@ -350,6 +353,16 @@ class _Preparation:
             "facts_per_million_tokens": 1e6 * facts / max(totals.tokens, 1),
             "facts_by_name": {fact.name: count for fact, count in zip(FACTS, totals.facts, strict=True)},
         }
+
+
+def _read_entry(entry: str | dict) -> dict:
+    try:
+        entry = json.loads(entry) if isinstance(entry, str) else entry
+    except json.JSONDecodeError as error:
+        raise ValueError(f"source {entry!r} is neither a mapping nor JSON ({error}); write it as `path: …`") from error
+    if not isinstance(entry, dict):
+        raise ValueError(f"source {entry!r} is not a mapping; write it as `path: …`, `hub: …` or `synthetic: …`")
+    return entry
 
 
 def _request(args: CorpusArguments, sources: list[Source]) -> dict:

@@ -31,17 +31,6 @@ def write_shard(folder: Path, split: str, piece: int, tokens: Sequence[np.ndarra
     return {name: _write_atomically(folder / name, array) for name, array in arrays.items()}
 
 
-def write_json(path: Path, value: dict) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
 def read_manifest(folder: Path) -> dict:
     """Return a corpus folder's manifest; raises `FileNotFoundError` or `ValueError` with what to do."""
     path = Path(folder) / MANIFEST

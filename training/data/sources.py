@@ -3,12 +3,14 @@
 import hashlib
 import json
 import re
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from training.core.recipe import check_type
 from training.data.synthetic import GENERATORS, SyntheticDocuments
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -39,12 +41,14 @@ class Source:
     document_start: str | None = None
     documents: int = 0
     seed: int = 0
-    held_out_facts: tuple[tuple[int, int], ...] = ()
+    held_out_facts: tuple = ()  # of pairs of factors
     weight: float | None = None
     epochs: int = 1
     root: str = "."
 
     def __post_init__(self):
+        for name, hint in get_type_hints(type(self)).items():
+            object.__setattr__(self, name, check_type("source", name, getattr(self, name), hint))
         kinds = [kind for kind in ("path", "hub", "synthetic") if getattr(self, kind)]
         if len(kinds) != 1:
             raise ValueError(
@@ -58,7 +62,26 @@ class Source:
             raise ValueError(f"source '{self.label}' has weight {self.weight}; a weight is above zero")
         if self.epochs < 1:
             raise ValueError(f"source '{self.label}' has epochs {self.epochs}; it is read at least once")
+        if not all(isinstance(pair, (list, tuple)) for pair in self.held_out_facts):
+            raise ValueError(
+                f"source '{self.label}': held_out_facts is {list(self.held_out_facts)}; write a list of pairs, such "
+                "as [[6, 9]]"
+            )
         object.__setattr__(self, "held_out_facts", tuple(tuple(pair) for pair in self.held_out_facts))
+        if self.synthetic:
+            SyntheticDocuments(self.synthetic, self.documents, self.seed, self.held_out_facts)
+        try:
+            re.compile(self.document_start or "")
+            fields_named = [
+                field for _, field, _, _ in string.Formatter().parse(self.template or "") if field is not None
+            ]
+        except (re.error, ValueError) as error:
+            raise ValueError(f"source '{self.label}': document_start or template is malformed: {error}") from error
+        if not all(field.isidentifier() for field in fields_named):
+            raise ValueError(
+                f"source '{self.label}': template {self.template!r} may name fields only, as in "
+                f"'{{question}}\\n{{answer}}'"
+            )
 
     @classmethod
     def from_recipe(cls, entry: dict[str, Any], root: str) -> "Source":
@@ -182,11 +205,15 @@ class Source:
 
     def _text_of(self, row: dict[str, Any], where: str) -> str:
         try:
+            names = [name for _, name, _, _ in string.Formatter().parse(self.template or "") if name is not None]
+            empty = [name for name in names if row[name] is None]
             text = self.template.format(**row) if self.template else row[self.text_field]
         except (KeyError, TypeError) as error:
             raise ValueError(
                 self._missing_field(where, row if isinstance(row, dict) else type(row).__name__)
             ) from error
+        if empty:
+            raise ValueError(f"{where}: field '{empty[0]}' of the template is null; repair or drop that row")
         if not isinstance(text, str):
             raise ValueError(f"{where}: field '{self.text_field}' holds {type(text).__name__}, not text")
         return text
