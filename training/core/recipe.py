@@ -116,7 +116,7 @@ def _take_recipe_path(arguments: list[str]) -> str | None:
 
 
 def _suggest(key: str, known: typing.Iterable[str]) -> str:
-    match = difflib.get_close_matches(key.replace("-", "_"), list(known), n=1)
+    match = difflib.get_close_matches(str(key).replace("-", "_"), list(known), n=1)
     return f" (did you mean '{match[0]}'?)" if match else ""
 
 
