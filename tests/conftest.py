@@ -18,7 +18,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from training.data.corpus import CorpusArguments, prepare_corpus
+from training.data.corpus import prepare_corpus
+from training.data.corpus_recipe import CorpusArguments
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -13,7 +13,7 @@ from modeling import DomainGPT2ForCausalLM
 from tests.conftest import PROJECT
 from training.core.recipe import parse_recipe
 from training.core.trainer import share_of_step
-from training.data.corpus import CorpusArguments
+from training.data.corpus_recipe import CorpusArguments
 from training.pretrain import DataArguments, ModelArguments, PretrainArguments, model_config
 
 RECIPES = sorted((PROJECT / "recipes").rglob("*.yaml"))

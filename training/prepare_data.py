@@ -9,7 +9,8 @@ it again does nothing; an interrupted run goes on behind its last piece.
 """
 
 from training.core.recipe import run_program
-from training.data.corpus import CorpusArguments, prepare_corpus
+from training.data.corpus import prepare_corpus
+from training.data.corpus_recipe import CorpusArguments
 
 
 def main(args: CorpusArguments) -> int:

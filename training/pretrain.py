@@ -25,7 +25,8 @@ from training.core.provenance import check_same_run, sha256_of_weights, write_ru
 from training.core.recipe import parse_recipe, resolved, run_program
 from training.core.tracking import METRICS_FILE, Throughput, read_metrics
 from training.core.trainer import TrustworthyTrainerMixin, share_of_step
-from training.data.corpus import CorpusArguments, prepare_corpus
+from training.data.corpus import prepare_corpus
+from training.data.corpus_recipe import CorpusArguments
 from training.data.packing import PackedDocuments, document_order_sha256
 from training.data.shards import MANIFEST, Corpus
 from training.evals.bits_per_byte import FixedDocuments, measure_bits_per_byte

@@ -6,7 +6,8 @@ import torch
 
 from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
 from tokenization import MulFactTokenizer
-from training.data.corpus import CorpusArguments, prepare_corpus
+from training.data.corpus import prepare_corpus
+from training.data.corpus_recipe import CorpusArguments
 from training.data.shards import Corpus
 from training.evals.bits_per_byte import FixedDocuments, measure_bits_per_byte
 

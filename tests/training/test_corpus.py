@@ -9,7 +9,8 @@ from tests.conftest import CORPUS
 from tokenization import MulFactTokenizer, count_facts
 from tokenization.mul_facts import END_OF_TEXT_ID, FACT_IDS
 from training.data import corpus as corpus_module
-from training.data.corpus import CorpusArguments, prepare_corpus
+from training.data.corpus import prepare_corpus
+from training.data.corpus_recipe import CorpusArguments
 from training.data.shards import Corpus, read_manifest
 from training.data.sources import Source
 

@@ -18,65 +18,12 @@ import numpy as np
 from tokenization import MulFactTokenizer, count_facts
 from tokenization.mul_facts import END_OF_TEXT_ID, FACTS
 from training.core.files import write_json, write_text
+from training.data.corpus_recipe import CorpusArguments
+from training.data.mixture import Cursor, Mixture
 from training.data.shards import DOCUMENT, FORMAT_VERSION, MANIFEST, SPLITS, read_manifest, write_shard
 from training.data.sources import Source
 
 PROGRESS = "progress.json"
-
-
-@dataclass(frozen=True)
-class CorpusArguments:
-    """The keys of a corpus recipe.
-
-    sources: a list of mappings, one per source (keys: `training/data/sources.py`). source_root: where their paths
-    begin. target_tokens: stop at this many training tokens, counted as plain GPT-2 tokens so that both arms get the
-    same documents; without it every document is taken once. shard_tokens: size of a piece, counted alike.
-    validation_fraction: share of documents held out, chosen by a hash of the text. validation_synthetic: hold out
-    synthetic documents as well.
-    """
-
-    sources: list[str] = field(default_factory=list)  # mappings in a recipe, JSON on the command line
-    output_dir: str = "data/corpus"
-    source_root: str = "."
-    conditions: list[str] = field(default_factory=lambda: ["baseline", "mul_tokens"])
-    injection_mode: str = "weak"
-    operators: str = "*×x"
-    target_tokens: int | None = None
-    shard_tokens: int = 100_000_000
-    validation_fraction: float = 0.01
-    validation_synthetic: bool = False
-    split_seed: int = 0
-
-    def __post_init__(self):
-        if not self.sources:
-            raise ValueError("sources is empty; a corpus recipe lists at least one source under `sources:`")
-        if not self.conditions or len(set(self.conditions)) < len(self.conditions):
-            raise ValueError(f"conditions is {self.conditions}; name each condition to prepare once")
-        if self.target_tokens is not None and self.target_tokens < 1:
-            raise ValueError(f"target_tokens is {self.target_tokens}; leave it out to take every document once")
-        if self.shard_tokens < 1:
-            raise ValueError(f"shard_tokens is {self.shard_tokens}; a shard holds at least one token")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                f"validation_fraction is {self.validation_fraction}; it lies between 0 and 1, such as 0.01"
-            )
-        sources = self.open_sources()
-        labels = [source.label for source in sources]
-        if len(set(labels)) < len(labels):
-            raise ValueError(f"two sources are called alike ({', '.join(labels)}); give each its own `name`")
-        unweighted = [source.label for source in sources if source.weight is None]
-        if 0 < len(unweighted) < len(sources):
-            raise ValueError(
-                f"source '{unweighted[0]}' has no weight, but others have; give every source a weight, or none"
-            )
-        if self.target_tokens is None:
-            weighted = [source.label for source in sources if source.weight is not None or source.epochs > 1]
-            if weighted:
-                raise ValueError(f"source '{weighted[0]}' has a weight or epochs, which need target_tokens")
-
-    def open_sources(self) -> list[Source]:
-        """Build the sources; raises `ValueError` for settings that make no sense."""
-        return [Source.from_recipe(_read_entry(entry), self.source_root) for entry in self.sources]
 
 
 def prepare_corpus(args: CorpusArguments, report: Callable[[str], None] = print) -> dict[str, dict]:
@@ -108,52 +55,6 @@ def prepare_corpus(args: CorpusArguments, report: Callable[[str], None] = print)
         else:
             report(f"{output_dir} is complete; nothing to do")
         return {condition: read_manifest(output_dir / condition) for condition in args.conditions}
-
-
-@dataclass
-class _Cursor:
-    """How far a source has been read."""
-
-    documents: int = 0  # over all epochs
-    bytes: int = 0
-    finished: bool = False
-
-
-class _Mixture:
-    """The one sequence of documents that all conditions share."""
-
-    def __init__(self, sources: list[Source], cursors: list[_Cursor], weighted: bool):
-        self.sources, self.cursors, self.weighted = sources, cursors, weighted
-        self._readers = [self._reader(index) for index in range(len(sources))]
-
-    def __iter__(self) -> Iterator[tuple[int, str]]:
-        """Yield (source, text): one source after the other, or by weight, the source furthest behind its share of
-        bytes."""
-        while unfinished := [index for index, cursor in enumerate(self.cursors) if not cursor.finished]:
-            if self.weighted:
-                index = min(
-                    range(len(self.sources)), key=lambda i: (self.cursors[i].bytes / self.sources[i].weight, i)
-                )
-                if self.cursors[index].finished:
-                    return  # its share cannot be filled; the caller says so
-            else:
-                index = unfinished[0]
-            text = next(self._readers[index], None)
-            if text is None:
-                self.cursors[index].finished = True
-                continue
-            self.cursors[index].documents += 1
-            self.cursors[index].bytes += len(text.encode("utf-8"))
-            yield index, text
-
-    def _reader(self, index: int) -> Iterator[str]:
-        skip = self.cursors[index].documents
-        for _ in range(self.sources[index].epochs):
-            for text in self.sources[index].documents_once():
-                if skip > 0:
-                    skip -= 1
-                else:
-                    yield text
 
 
 @dataclass
@@ -194,7 +95,7 @@ class _Preparation:
         self.order_sha256: str = saved.get("order_sha256", "")
         self.held_out_files: dict = saved.get("held_out_files", {})
         self.files: dict[str, dict] = saved.get("files", {condition: {} for condition in self.tokenizers})
-        self.cursors = [_Cursor(**cursor) for cursor in saved.get("cursors", [{}] * len(self.sources))]
+        self.cursors = [Cursor(**cursor) for cursor in saved.get("cursors", [{}] * len(self.sources))]
         self.totals = {
             condition: {split: _Split(**saved.get("totals", {}).get(condition, {}).get(split, {})) for split in SPLITS}
             for condition in self.tokenizers
@@ -205,7 +106,7 @@ class _Preparation:
             (self.output_dir / condition).mkdir(exist_ok=True)
         if self.pieces:
             report(f"{self.output_dir}: continuing behind piece {self.pieces - 1}")
-        mixture = _Mixture(self.sources, self.cursors, weighted=self.sources[0].weight is not None)
+        mixture = Mixture(self.sources, self.cursors, weighted=self.sources[0].weight is not None)
         piece, piece_tokens = self._new_piece(), 0
         for index, text in mixture:
             piece_tokens += self._add(piece, index, text)
@@ -353,16 +254,6 @@ class _Preparation:
             "facts_per_million_tokens": 1e6 * facts / max(totals.tokens, 1),
             "facts_by_name": {fact.name: count for fact, count in zip(FACTS, totals.facts, strict=True)},
         }
-
-
-def _read_entry(entry: str | dict) -> dict:
-    try:
-        entry = json.loads(entry) if isinstance(entry, str) else entry
-    except json.JSONDecodeError as error:
-        raise ValueError(f"source {entry!r} is neither a mapping nor JSON ({error}); write it as `path: …`") from error
-    if not isinstance(entry, dict):
-        raise ValueError(f"source {entry!r} is not a mapping; write it as `path: …`, `hub: …` or `synthetic: …`")
-    return entry
 
 
 def _request(args: CorpusArguments, sources: list[Source]) -> dict:
