@@ -9,7 +9,7 @@ from training.core.interruption import StopOnSignal
 
 
 def step_end(stopper):
-    control = SimpleNamespace(should_save=False, should_log=False, should_training_stop=False)
+    control = SimpleNamespace(should_save=False, should_training_stop=False)
     stopper.on_step_end(SimpleNamespace(world_size=1), None, control)
     return control
 

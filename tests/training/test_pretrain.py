@@ -145,6 +145,15 @@ def test_evaluation_that_a_crash_cost_is_made_up_for(copied, finished, pretrain)
     assert_same_run(finished, copied, 8)
 
 
+def test_log_lines_that_average_over_a_checkpoint_are_the_same_after_a_restart(pretrain, tmp_path):
+    assert pretrain("--logging_steps", 3) == 0
+    shutil.copytree(tmp_path / "run", tmp_path / "uninterrupted")
+    shutil.rmtree(tmp_path / "run" / "checkpoint-8")
+    assert pretrain("--logging_steps", 3) == 0
+    assert list(rows_with(tmp_path / "run", "loss")) == [3, 6]
+    assert_same_run(tmp_path / "uninterrupted", tmp_path / "run", 8)
+
+
 def test_corrupt_checkpoint_falls_back_to_the_one_before(copied, finished, pretrain, capsys):
     with open(copied / "checkpoint-8" / "optimizer.pt", "r+b") as file:
         file.truncate(1000)

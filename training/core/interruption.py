@@ -58,7 +58,6 @@ class StopOnSignal(TrainerCallback):
             self.signal = int(flag.item()) or None
         if self.signal is not None:
             control.should_save = True
-            control.should_log = True
             control.should_training_stop = True
         return control
 

@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
+from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_pt_utils import nested_gather
 
 from training.core.checkpoint import (
     STAGING,
     check_process_count,
     newest_checkpoint,
     publish,
+    read_seal,
     remove_old_checkpoints,
     seal,
 )
@@ -41,10 +44,11 @@ class TrustworthyTrainerMixin:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._staging: Path | None = None
+        self.resumed_from: dict | None = None
         self.stopper = StopOnSignal()
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
-        for callback in (self.stopper, MetricsFile(self.run_dir), ConsoleLog()):
+        for callback in (self.stopper, MetricsFile(self.run_dir), ConsoleLog(), _LossSinceLastLog(self)):
             self.add_callback(callback)
         # The Trainer writes its own `use_cache` (False) into the config, which would travel into every checkpoint and
         # make generation slow for whoever loads it.
@@ -169,12 +173,15 @@ class TrustworthyTrainerMixin:
                     shutil.rmtree(self._staging, ignore_errors=True)
                 self.accelerator.wait_for_everyone()
                 super()._save_checkpoint(model, trial)
+                loss_sum = nested_gather(self._tr_loss, self.args.parallel_mode).mean().item()
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     facts = {
                         "step": self.state.global_step,
                         "num_processes": self.args.world_size,
                         "engine": self.engine,
+                        "last_logged_step": self._globalstep_last_logged,
+                        "loss_since_last_log": loss_sum,
                     }
                     seal(self._staging / name, facts)
                     publish(self._staging / name, self.run_dir)
@@ -221,7 +228,20 @@ class TrustworthyTrainerMixin:
         found = self.agree(lambda: newest_checkpoint(self.run_dir, warn=print))
         if found is not None:
             check_process_count(found, self.args.world_size, self.engine)
+            self.resumed_from = read_seal(found)
         return found
+
+
+class _LossSinceLastLog(TrainerCallback):
+    """Give a resumed run the losses of the steps before its checkpoint that no log line has averaged yet."""
+
+    def __init__(self, trainer: TrustworthyTrainerMixin):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.trainer.resumed_from is not None:
+            self.trainer._tr_loss += self.trainer.resumed_from["loss_since_last_log"]
+            self.trainer._globalstep_last_logged = self.trainer.resumed_from["last_logged_step"]
 
 
 def share_of_step(total_batch_tokens: int, sequence_length: int, per_device: int, num_processes: int) -> int:
