@@ -1,10 +1,15 @@
 """One token per multiplication fact: the rule, the tokenizer that carries it, and the fast encoder of corpora."""
 
+from typing import TYPE_CHECKING
+
 from tokenization.corpus_encoder import CorpusEncoder
-from tokenization.injection import count_facts, inject
+from tokenization.injection import count_facts, inject, may_hold_facts
 from tokenization.rendering import render
 
-__all__ = ["CorpusEncoder", "MulFactTokenizer", "count_facts", "inject", "render"]
+if TYPE_CHECKING:
+    from tokenization.tokenization_mul_facts import MulFactTokenizer
+
+__all__ = ["CorpusEncoder", "MulFactTokenizer", "count_facts", "inject", "may_hold_facts", "render"]
 
 
 def __getattr__(name: str):
@@ -14,3 +19,7 @@ def __getattr__(name: str):
 
         return MulFactTokenizer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

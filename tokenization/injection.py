@@ -12,6 +12,7 @@ any Python logic; `rewriting_steps`, the same for an engine that replaces by con
 """
 
 import re
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -25,7 +26,8 @@ OPERATORS = "*×x"
 
 # Only syntax that Python's re and Oniguruma read alike: ASCII classes spelt out, lookbehinds of fixed width.
 _DIGITS = range(1, 10)
-_BLANK = "[ \\t\u00a0\u2009\u202f]"  # space, tab, no-break, thin and narrow no-break
+_BLANKS = " \t\u00a0\u2009\u202f"  # space, tab, no-break, thin and narrow no-break
+_BLANK = f"[{_BLANKS}]".replace("\t", r"\t")
 _GAP = _BLANK + "{0,2}"
 _EQUALS = f"{_GAP}={_GAP}"
 _NUMBER = "[0-9]+(?:[.,][0-9]+)*"
@@ -141,6 +143,49 @@ def count_facts(text: str, mode: str = "weak", operators: str = OPERATORS) -> np
         for name in NAME_PATTERN.findall(injected):
             counts[FACT_BY_NAME[name].id - FIRST_FACT_ID] += 1
     return counts
+
+
+# What `inject` rewrites holds a digit, blanks, a sign, blanks and a digit, and that is quickly found in UTF-8. These
+# bytes may lie between a digit and the last byte of the sign, and the two are at most so far apart.
+_IN_GAP = np.isin(np.arange(256), list(_BLANKS.encode() + b"".join(sign.encode()[:-1] for sign in OPERATORS)))
+_REACH = max(len(f"{blank}{blank}{sign}".encode()) for blank in _BLANKS for sign in OPERATORS)
+_SIGN_ENDS = [sign.encode()[-1] for sign in OPERATORS]
+_BYTES_AT_ONCE = 2**18  # stays in the processor's cache; fresh memory for megabytes costs more than the search
+
+
+def may_hold_facts(texts: Sequence[str]) -> np.ndarray:
+    """Tell which texts could hold a fact, several times faster than `count_facts` on batches of some megabytes.
+
+    Returns bool of shape (texts,). False is certain: the counts of that text are zero for every mode and any operators.
+    True says that it holds a sign between two digits, or what may open a name, as few texts of prose do.
+    """
+    documents = [text.encode("utf-8", "surrogatepass") for text in texts]
+    margin = b"\n" * _REACH
+    data = np.frombuffer(b"\n".join([margin, *documents, margin]), np.uint8)
+    found = []
+    for start in range(0, len(data), _BYTES_AT_ONCE):
+        part = data[start : start + _BYTES_AT_ONCE]
+        is_sign = part == _SIGN_ENDS[0]
+        for sign_end in _SIGN_ENDS[1:]:
+            is_sign |= part == sign_end
+        signs = start + np.flatnonzero(is_sign)
+        found.append(_beside_a_digit(data, _beside_a_digit(data, signs, -1), 1))
+        brackets = start + np.flatnonzero(part == ord(NAME_PREFIX[0]))
+        found.append(brackets[data[brackets + 1] == ord(NAME_PREFIX[1])])
+    ends = len(margin) + np.cumsum([1 + len(document) for document in documents])
+    result = np.zeros(len(documents), bool)
+    result[np.searchsorted(ends, np.concatenate(found), side="right")] = True
+    return result
+
+
+def _beside_a_digit(data: np.ndarray, signs: np.ndarray, direction: int) -> np.ndarray:
+    """Return those positions of signs from which a digit 1-9 follows in that direction, at once or after blanks."""
+    found = []
+    for distance in range(1, _REACH + 1):
+        byte = data[signs + direction * distance]
+        found.append(signs[byte - ord("1") < 9])  # bytes wrap around, so this is no smaller byte
+        signs = signs[_IN_GAP[byte]]
+    return np.concatenate(found)
 
 
 @cache

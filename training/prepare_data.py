@@ -2,21 +2,66 @@
 
     python training/prepare_data.py recipes/synthetic_corpus.yaml
     python training/prepare_data.py recipes/small/corpus.yaml --source_root path/to/texts --output_dir data/small
+    python training/prepare_data.py recipes/gpt2_124m/corpus.yaml --workers 64 --encoder gigatoken
+    python training/prepare_data.py recipes/gpt2_124m/corpus.yaml --executor slurm --slurm_partition cpu --workers 64
+    python training/prepare_data.py --describe data/fineweb_edu_10b
 
 Writes `output_dir/<condition>/` (uint16 shards and `manifest.json`) for each condition of the recipe, with the same
-documents in the same order, and `output_dir/held_out-*.jsonl`, the original text of the validation documents. Running
-it again does nothing; an interrupted run goes on behind its last piece.
+documents in the same order, `output_dir/held_out-*.jsonl`, the original text of the validation documents, and
+`output_dir/run.json`. Running it again does nothing; an interrupted run goes on with the pieces that are missing, and
+exits 75 after SIGTERM, 130 after Ctrl-C. `--describe` prints what a finished corpus holds and draws
+`facts_by_name.png` in it.
 """
 
-from training.core.recipe import run_program
-from training.data.corpus import prepare_corpus
-from training.data.corpus_recipe import CorpusArguments
+import signal
+import sys
+from pathlib import Path
+
+from training.core.interruption import EXIT_CODES
+from training.core.provenance import write_run_file
+from training.core.recipe import resolved, run_program
+from training.data.corpus import missing_conditions, prepare_corpus
+from training.data.corpus_recipe import CorpusArguments, PreparationArguments
 
 
-def main(args: CorpusArguments) -> int:
-    prepare_corpus(args)
+def main(args: CorpusArguments, preparation: PreparationArguments) -> int:
+    if preparation.describe is not None:
+        return describe(Path(preparation.describe))
+    signal.signal(signal.SIGTERM, _raise_exit)
+    try:
+        if missing_conditions(args):
+            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+            write_run_file(Path(args.output_dir), {"recipe": resolved(args, preparation)})
+        if preparation.executor != "here":
+            from training.data import cluster  # it needs datatrove, which is an extra
+
+            finish_here = cluster.launch(args, preparation)
+            if not finish_here:
+                return 0
+        prepare_corpus(args, print, preparation.processes, preparation.encoder, preparation.progress)
+    except KeyboardInterrupt:
+        print("stopped; what is finished is kept, give the same command again to go on", file=sys.stderr)
+        return EXIT_CODES[signal.SIGINT]
     return 0
 
 
+def describe(folder: Path) -> int:
+    """Print the summary of a finished corpus and draw its facts."""
+    from training.analysis.figures import plot_fact_counts
+    from training.data.describe import describe_corpus, read_manifests
+
+    manifests = read_manifests(folder)
+    print(describe_corpus(manifests))
+    figure = folder / "facts_by_name.png"
+    plot_fact_counts(manifests, figure)
+    print(f"figure: {figure}")
+    return 0
+
+
+def _raise_exit(number: int, _frame) -> None:
+    print("stopped; what is finished is kept, give the same command again to go on", file=sys.stderr)
+    raise SystemExit(EXIT_CODES[number])
+
+
 if __name__ == "__main__":
-    run_program(main, [CorpusArguments])
+    run_program(main, [CorpusArguments, PreparationArguments])

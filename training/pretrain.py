@@ -26,7 +26,7 @@ from training.core.recipe import parse_recipe, resolved, run_program
 from training.core.tracking import METRICS_FILE, Throughput, read_metrics
 from training.core.trainer import TrustworthyTrainerMixin, share_of_step
 from training.data.corpus import prepare_corpus
-from training.data.corpus_recipe import CorpusArguments
+from training.data.corpus_recipe import CorpusArguments, PreparationArguments
 from training.data.packing import PackedDocuments, document_order_sha256
 from training.data.shards import MANIFEST, Corpus
 from training.evals.bits_per_byte import FixedDocuments, measure_bits_per_byte
@@ -277,10 +277,11 @@ def corpus_folder(condition: str, data_args: DataArguments, prepare: bool) -> Pa
     """Return the folder of the condition's corpus, after preparing it if there is a recipe and it is not there yet."""
     if data_args.corpus_recipe is not None:
         overrides = ["--output_dir", data_args.corpus_dir] if data_args.corpus_dir else []
-        (corpus_args,) = parse_recipe([CorpusArguments], [data_args.corpus_recipe, *overrides])
+        groups = [CorpusArguments, PreparationArguments]
+        corpus_args, preparation = parse_recipe(groups, [data_args.corpus_recipe, *overrides])
         if prepare:
             # Also when it is there: a recipe that was changed since must not train on the old corpus in silence.
-            prepare_corpus(corpus_args)
+            prepare_corpus(corpus_args, workers=preparation.workers or 1, encoder=preparation.encoder)
         return Path(corpus_args.output_dir) / condition
     folder = Path(str(data_args.corpus_dir))
     return folder if (folder / MANIFEST).is_file() else folder / condition

@@ -8,17 +8,21 @@ import pytest
 from tests.conftest import CORPUS
 from tokenization import MulFactTokenizer, count_facts
 from tokenization.mul_facts import END_OF_TEXT_ID, FACT_IDS
+from training.core.files import write_json
 from training.data import corpus as corpus_module
+from training.data import manifest as manifest_module
 from training.data.corpus import prepare_corpus
 from training.data.corpus_recipe import CorpusArguments
-from training.data.shards import Corpus, read_manifest
+from training.data.shards import Corpus, ShardWriter, read_manifest
 from training.data.sources import Source
 
 
-def prepare(folder, **changes):
+def prepare(folder, workers=1, **changes):
     lines = []
     manifests = prepare_corpus(
-        CorpusArguments(**{**CORPUS, "output_dir": str(folder), **changes}), report=lines.append
+        CorpusArguments(**{**CORPUS, "minimum_dose": 0, "output_dir": str(folder), **changes}),
+        report=lines.append,
+        workers=workers,
     )
     return manifests, lines
 
@@ -78,7 +82,8 @@ def test_manifest_counts_what_the_shards_hold(corpus_dir):
             assert described["bytes"] == sum(len(text.encode()) for text in texts_of(corpus_dir, "baseline", split))
             written = np.isin(ids, np.array(FACT_IDS)).sum()
             assert written == (described["facts"] if condition == "mul_tokens" else 0)
-            assert described["facts"] == sum(described["facts_by_name"].values()) == described["synthetic_facts"]
+            assert described["facts"] == sum(described["facts_by_name"].values()) == described["synthetic"]["facts"]
+            assert described["plain_tokens"] == read_manifest(corpus_dir / "baseline")["splits"][split]["tokens"]
             assert described["facts_per_million_tokens"] == pytest.approx(1e6 * described["facts"] / len(ids))
 
 
@@ -108,8 +113,8 @@ def test_synthetic_text_is_held_out_only_when_asked(tmp_path):
     manifests, _ = prepare(tmp_path / "c", sources=sources, source_root=str(tmp_path), validation_synthetic=False)
     validation = manifests["baseline"]["splits"]["validation"]
     assert validation["documents"] > 0
-    assert validation["synthetic_documents"] == 0
-    assert manifests["baseline"]["splits"]["train"]["synthetic_documents"] == 200
+    assert validation["synthetic"]["documents"] == 0
+    assert manifests["baseline"]["splits"]["train"]["synthetic"]["documents"] == 200
 
 
 def test_special_names_in_a_document_are_text(tmp_path):
@@ -129,38 +134,69 @@ def test_second_run_does_nothing(corpus_dir):
     assert before == {path: path.stat().st_mtime_ns for path in corpus_dir.rglob("*.np*")}
 
 
-@pytest.mark.parametrize("finished_pieces", [0, 1, 2])
-def test_interrupted_preparation_goes_on_and_gives_the_same_bytes(corpus_dir, tmp_path, monkeypatch, finished_pieces):
-    write_shard = corpus_module.write_shard
+@pytest.mark.parametrize("closed_shards", [0, 3, 9])
+def test_interrupted_preparation_goes_on_and_gives_the_same_bytes(corpus_dir, tmp_path, monkeypatch, closed_shards):
+    close, closed = ShardWriter.close, []
 
-    def dies_in_the_middle(folder, split, piece, tokens, documents):
-        if piece == finished_pieces and split == "validation":
+    def dies_in_the_middle(writer):
+        if len(closed) == closed_shards:
             raise KeyboardInterrupt
-        return write_shard(folder, split, piece, tokens, documents)
+        closed.append(writer)
+        return close(writer)
 
-    monkeypatch.setattr(corpus_module, "write_shard", dies_in_the_middle)
+    monkeypatch.setattr(ShardWriter, "close", dies_in_the_middle)
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path)
     with pytest.raises(FileNotFoundError, match="interrupted"):
         Corpus(tmp_path / "baseline", MulFactTokenizer.build("baseline"))
     monkeypatch.undo()
     _, lines = prepare(tmp_path)
-    assert any("continuing" in line for line in lines) == (finished_pieces > 0)
+    finished = closed_shards // 4  # two arms, two splits
+    assert [line for line in lines if "continuing" in line] == (
+        [f"{tmp_path}: continuing with {finished} pieces that are finished"] if finished else []
+    )
     assert content(tmp_path) == content(corpus_dir)
 
 
-def test_interrupted_preparation_of_another_recipe_is_not_overwritten(tmp_path, monkeypatch):
-    def dies(self, report):
+def begin_and_stop(folder, monkeypatch, **changes):
+    def dies(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(corpus_module._Preparation, "_write_manifests", dies)
+    with monkeypatch.context() as patched:
+        patched.setattr(corpus_module, "write_manifests", dies)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(folder, **changes)
+
+
+def test_interrupted_preparation_of_another_recipe_is_not_overwritten(tmp_path, monkeypatch):
+    begin_and_stop(tmp_path, monkeypatch)
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match="interrupted preparation with other sources or settings"):
+        prepare(tmp_path, split_seed=1)
+    assert content(tmp_path) == before
+
+
+def test_pieces_are_kept_when_only_the_target_changes(tmp_path, monkeypatch):
+    begin_and_stop(tmp_path / "a", monkeypatch, target_tokens=5_000)
+    _, lines = prepare(tmp_path / "a", target_tokens=9_000)
+    assert any("continuing" in line for line in lines)
+    prepare(tmp_path / "b", target_tokens=9_000)
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+
+
+def test_manifest_of_one_arm_alone_does_not_stop_the_other(corpus_dir, tmp_path, monkeypatch):
+    def dies_at_the_second(path, value):
+        write_json(path, value)
+        if path.name == "manifest.json":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(manifest_module, "write_json", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path)
     monkeypatch.undo()
-    before = content(tmp_path)
-    with pytest.raises(ValueError, match="interrupted preparation with other sources, settings or conditions"):
-        prepare(tmp_path, split_seed=1)
-    assert content(tmp_path) == before
+    assert not (tmp_path / "mul_tokens" / "manifest.json").exists()
+    prepare(tmp_path)
+    assert content(tmp_path) == content(corpus_dir)
 
 
 def test_second_arm_can_be_added_later_and_is_the_same(corpus_dir, tmp_path):
@@ -192,15 +228,15 @@ def test_target_counts_plain_tokens_so_that_both_arms_stop_at_the_same_document(
     assert mul_tokens["documents"] == baseline["documents"]
 
 
-def test_weights_are_shares_of_bytes(tmp_path):
+def test_weights_are_shares_of_plain_tokens(tmp_path):
     sources = [
         {"synthetic": "drills", "documents": 900, "weight": 3},
         {"synthetic": "word_problems", "documents": 900, "weight": 1},
     ]
-    prepare(tmp_path, sources=sources, target_tokens=30_000)
-    texts = texts_of(tmp_path, "baseline", "train") + texts_of(tmp_path, "baseline", "validation")
-    problems = sum(len(text.encode()) for text in texts if "####" in text)
-    assert problems / sum(len(text.encode()) for text in texts) == pytest.approx(0.25, abs=0.01)
+    manifests, _ = prepare(tmp_path, sources=sources, target_tokens=30_000)
+    drills, problems = (source["train"]["plain_tokens"] for source in manifests["mul_tokens"]["sources"])
+    assert 22_500 <= drills < 22_700
+    assert 7_500 <= problems < 7_700
 
 
 def test_source_that_cannot_fill_its_share_is_named(tmp_path):
@@ -208,7 +244,7 @@ def test_source_that_cannot_fill_its_share_is_named(tmp_path):
         {"synthetic": "drills", "documents": 900, "weight": 1},
         {"synthetic": "tables", "documents": 20, "weight": 1},
     ]
-    with pytest.raises(ValueError, match=r"'tables' 20 documents \(ran out\)"):
+    with pytest.raises(ValueError, match=r"'tables' 17 \(ran out\)"):
         prepare(tmp_path, sources=sources, target_tokens=20_000)
 
 
@@ -222,7 +258,7 @@ def test_epochs_repeat_a_source_to_reach_the_target(tmp_path):
 
 
 def test_corpus_short_of_its_target_fails_with_the_numbers(tmp_path):
-    with pytest.raises(ValueError, match=r"ran out at [\d,]+ of target_tokens 10,000,000 .*'drills' 300 documents"):
+    with pytest.raises(ValueError, match=r"ran out at [\d,]+ of target_tokens 10,000,000 .*'drills' 267 .ran out."):
         prepare(tmp_path, target_tokens=10_000_000)
     assert not (tmp_path / "baseline" / "manifest.json").exists()
 
@@ -232,6 +268,14 @@ def test_corpus_short_of_its_target_fails_with_the_numbers(tmp_path):
     [
         ({"sources": []}, "sources is empty"),
         ({"sources": [{"synthetic": "drills", "documents": 1}] * 2}, "called alike"),
+        ({"sources": [{"synthetic": "drills"}]}, "needs `documents`"),
+        ({"sources": [{"synthetic": "drills", "documents": 9}], "dose": 1e-3}, "1 synthetic and 0 other"),
+        ({"sources": [{"path": "a"}], "dose": 1e-3}, "0 synthetic and 1 other"),
+        ({"dose": 2}, "dose is 2"),
+        ({"minimum_dose": -1}, "minimum_dose is -1"),
+        ({"piece_bytes": 0}, "piece_bytes is 0"),
+        ({"contaminated": "burn"}, "drop or report"),
+        ({"decontaminate": [{"path": "a"}, {"path": "a"}]}, "called alike"),
         ({"sources": [{"synthetic": "drills", "documents": 9, "weight": 2}]}, "need target_tokens"),
         (
             {
@@ -288,14 +332,14 @@ def test_corpus_of_another_tokenizer_is_refused(copied):
 
 @pytest.mark.parametrize("cut", [1, None])
 def test_truncated_or_missing_shard_is_named(copied, cut):
-    shard = copied / "baseline" / "train-00001.tokens.npy"
+    shard = copied / "baseline" / "train-00-00001.tokens.npy"
     if cut:
         shard.write_bytes(shard.read_bytes()[:-cut])
     else:
         shard.unlink()
-    with pytest.raises(ValueError, match=r"train-00001.tokens.npy.*(bytes instead|is missing)"):
+    with pytest.raises(ValueError, match=r"train-00-00001.tokens.npy.*(bytes instead|is missing)"):
         Corpus(copied / "baseline", MulFactTokenizer.build("baseline"))
-    with pytest.raises(ValueError, match=r"train-00001.tokens.npy.*delete"):
+    with pytest.raises(ValueError, match=r"train-00-00001.tokens.npy.*delete"):
         prepare(copied)
 
 

@@ -13,7 +13,6 @@ from types import UnionType
 from typing import Any
 
 import yaml
-from trl import TrlParser
 
 PROJECT_PACKAGES = ("modeling", "tokenization", "training")
 
@@ -25,6 +24,8 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
     recipe beats the defaults. Raises `ValueError` for a key that no dataclass knows and for a value of the wrong
     type, and `FileNotFoundError` for a recipe that is not there.
     """
+    from trl import TrlParser  # it brings PyTorch along, which the workers that prepare a corpus must not pay for
+
     arguments = [str(argument) for argument in (sys.argv[1:] if argv is None else argv)]
     recipe = _take_recipe_path(arguments)
     fields = {field.name: field for cls in dataclass_types for field in dataclasses.fields(cls) if field.init}

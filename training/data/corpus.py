@@ -1,279 +1,228 @@
 """Prepare a tokenised corpus from sources, for all conditions in one pass over the same documents.
 
-`prepare_corpus` writes `<output_dir>/<condition>/` (see `training/data/shards.py`) and
-`<output_dir>/held_out-*.jsonl`, the original text of the validation documents. The work is cut into pieces; a piece
-is done when `progress.json` says so.
+`prepare_corpus` writes `<output_dir>/<condition>/` (see `training/data/shards.py`),
+`<output_dir>/held_out-*.jsonl`, the original text of the validation documents, and
+`<output_dir>/contaminated-*.jsonl`, the documents that share words with test items. The work is cut into pieces; a piece
+is done when its record is in `<output_dir>/unfinished/`, a folder that goes when the manifests are written.
 """
 
 import fcntl
-import hashlib
-import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from tokenization import MulFactTokenizer, count_facts
-from tokenization.mul_facts import END_OF_TEXT_ID, FACTS
-from training.core.files import write_json, write_text
 from training.data.corpus_recipe import CorpusArguments
-from training.data.mixture import Cursor, Mixture
-from training.data.shards import DOCUMENT, FORMAT_VERSION, MANIFEST, SPLITS, read_manifest, write_shard
-from training.data.sources import Source
+from training.data.manifest import below_minimum_dose, tokenizer_identity, write_manifests
+from training.data.pieces import read_record
+from training.data.plan import UNFINISHED, Piece, Plan, describe_request
+from training.data.progress import Progress
+from training.data.selection import Chosen, Cut, Stock, reach_dose, take
+from training.data.shards import MANIFEST, read_manifest
+from training.data.worker_pool import WorkerPool, prepare_here
 
-PROGRESS = "progress.json"
+# FineWeb-Edu has about 4.7 bytes of text per GPT-2 token, markup and code have fewer.
+BYTES_OF_TEXT_PER_TOKEN = 3.5
+BYTES_ON_DISK_PER_TOKEN = 2.1  # uint16, and the rows about documents
 
 
-def prepare_corpus(args: CorpusArguments, report: Callable[[str], None] = print) -> dict[str, dict]:
+def prepare_corpus(
+    args: CorpusArguments,
+    report: Callable[[str], None] = print,
+    workers: int = 1,
+    encoder: str = "tiktoken",
+    progress: str = "lines",
+) -> dict[str, dict]:
     """Prepare whatever `args` asks for that is not there yet, and return the manifest of each condition.
 
-    A finished corpus is left alone, an interrupted preparation goes on behind its last finished piece, and two
-    processes that want the same folder take turns. Raises `ValueError` when the folder holds another corpus, when a
-    source runs out before the target, or when there is nothing to train or validate on.
+    With one worker the work is done in this process, else by `workers` processes; the result is the same. A finished
+    corpus is left alone, an interrupted preparation goes on with the pieces that are missing, and two processes that
+    want the same folder take turns. Raises `ValueError` when the folder holds another corpus, when a source runs out
+    before the target, when a dose is not reached, or when there is nothing to train or validate on.
     """
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    with _alone_in(output_dir):
-        sources = args.open_sources()
-        tokenizers = {
-            condition: MulFactTokenizer.build(condition, args.injection_mode, args.operators)
-            for condition in args.conditions
-        }
-        request = _request(args, sources)
-        missing = [
-            condition
-            for condition, tokenizer in tokenizers.items()
-            if not _is_complete(output_dir / condition, request, tokenizer.fingerprint)
-        ]
+    with alone_in(output_dir):
+        missing = missing_conditions(args)
         if missing:
-            preparation = _Preparation(
-                args, sources, {condition: tokenizers[condition] for condition in missing}, request
-            )
-            preparation.run(report)
+            plan = Plan.make(args)
+            _check_disk(plan, missing)
+            with Progress(args, plan.text_bytes(), progress, report) as display:
+                preparation = _Preparation(plan, missing, display)
+                preparation.run(workers, encoder)
+            write_manifests(plan, missing, preparation.choose(), report)
         else:
             report(f"{output_dir} is complete; nothing to do")
-        return {condition: read_manifest(output_dir / condition) for condition in args.conditions}
+        _remove_leftovers(args)
+        manifests = {condition: read_manifest(output_dir / condition) for condition in args.conditions}
+        for condition, manifest in manifests.items():
+            if error := below_minimum_dose(args, condition, manifest["dose"]):
+                raise ValueError(error)
+        return manifests
+
+
+def missing_conditions(args: CorpusArguments) -> list[str]:
+    """Return the conditions whose corpus is not there yet; raises `ValueError` when the folder holds another."""
+    finished = [condition for condition in args.conditions if (Path(args.output_dir) / condition / MANIFEST).is_file()]
+    if finished:
+        request = describe_request(args, args.open_sources())
+        for condition in finished:
+            _, tokenizer = tokenizer_identity(condition, args.injection_mode, args.operators)
+            _check_complete(Path(args.output_dir) / condition, request, tokenizer)
+    return [condition for condition in args.conditions if condition not in finished]
 
 
 @dataclass
-class _Split:
-    """Running totals of one split of one condition."""
+class _State:
+    """How far a source's pieces have come; they are handed out in order."""
 
-    documents: int = 0
-    tokens: int = 0
-    bytes: int = 0
-    synthetic_documents: int = 0
-    facts: list[int] = field(default_factory=lambda: [0] * len(FACTS))
-    synthetic_facts: int = 0
+    handed_out: int = 0
+    records: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def plain_tokens(self) -> int:
+        return sum(record["splits"]["train"]["plain_tokens"] for record in self.records.values())
 
 
 class _Preparation:
-    def __init__(
-        self, args: CorpusArguments, sources: list[Source], tokenizers: dict[str, MulFactTokenizer], request: dict
-    ):
-        self.args, self.sources, self.tokenizers, self.request = args, sources, tokenizers, request
-        self.output_dir = Path(args.output_dir)
-        self.encoders = {condition: tokenizer.corpus_encoder() for condition, tokenizer in tokenizers.items()}
-        self.plain = MulFactTokenizer.build("baseline").corpus_encoder()
-        self._load_progress()
+    """Hands out pieces until the sources hold what the recipe asks for, and chooses from them."""
 
-    def _load_progress(self) -> None:
-        """Continue behind the last finished piece of the same request, or begin."""
-        identity = _sha256_of([self.request, {name: tok.fingerprint for name, tok in self.tokenizers.items()}])
-        path = self.output_dir / PROGRESS
-        saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if saved and saved["identity"] != identity:
-            raise ValueError(
-                f"'{self.output_dir}' holds an interrupted preparation with other sources, settings or conditions; "
-                "give the same recipe again to finish it, or delete that folder to begin anew"
-            )
-        self.identity = identity
-        self.pieces: int = saved.get("pieces", 0)
-        self.target_count: int = saved.get("target_count", 0)
-        self.order_sha256: str = saved.get("order_sha256", "")
-        self.held_out_files: dict = saved.get("held_out_files", {})
-        self.files: dict[str, dict] = saved.get("files", {condition: {} for condition in self.tokenizers})
-        self.cursors = [Cursor(**cursor) for cursor in saved.get("cursors", [{}] * len(self.sources))]
-        self.totals = {
-            condition: {split: _Split(**saved.get("totals", {}).get(condition, {}).get(split, {})) for split in SPLITS}
-            for condition in self.tokenizers
-        }
+    def __init__(self, plan: Plan, conditions: list[str], progress: Progress):
+        self.plan, self.args, self.conditions, self.progress = plan, plan.args, conditions, progress
+        self.state = [_State() for _ in plan.sources]
+        indices = range(len(plan.sources))
+        self.fillers = [index for index in indices if self.args.is_filler(plan.sources[index])]
+        self.others = [index for index in indices if index not in self.fillers]
+        self.weighted = any(plan.sources[index].weight is not None for index in self.others)
+        # What the display is told goes through unchanged, but for the records.
+        self.advance, self.lose, self.note = progress.advance, progress.lose, progress.note
 
-    def run(self, report: Callable[[str], None]) -> None:
-        for condition in self.tokenizers:
-            (self.output_dir / condition).mkdir(exist_ok=True)
-        if self.pieces:
-            report(f"{self.output_dir}: continuing behind piece {self.pieces - 1}")
-        mixture = Mixture(self.sources, self.cursors, weighted=self.sources[0].weight is not None)
-        piece, piece_tokens = self._new_piece(), 0
-        for index, text in mixture:
-            piece_tokens += self._add(piece, index, text)
-            if self._target_reached() or piece_tokens >= self.args.shard_tokens:
-                self._finish_piece(piece, report)
-                piece, piece_tokens = self._new_piece(), 0
-            if self._target_reached():
-                break
-        if any(part["documents"] for part in piece.values()):
-            self._finish_piece(piece, report)
-        self._check_enough()
-        self._write_manifests(report)
+    def finish(self, worker: int, piece: Piece, record: dict[str, Any]) -> None:
+        """Keep the record of a piece that a worker has finished."""
+        self.state[piece.source].records[piece.index] = record
+        self.progress.finish(worker, piece, record)
 
-    def _new_piece(self) -> dict:
-        return {key: {"tokens": [], "documents": []} for key in [(c, s) for c in self.tokenizers for s in SPLITS]} | {
-            "held_out": {"documents": []}
-        }
+    def run(self, workers: int, encoder: str) -> None:
+        """Prepare what earlier runs have left to do."""
+        for condition in self.conditions:
+            (self.plan.output_dir / condition).mkdir(exist_ok=True)
+        self._find_finished()
+        if workers == 1:
+            for next_piece in (self._next_of_others, self._next_filler):
+                prepare_here(self.plan, self.conditions, encoder, next_piece, self)
+            return
+        with WorkerPool(self.plan, self.conditions, encoder, workers) as pool:
+            for next_piece in (self._next_of_others, self._next_filler):
+                pool.run(next_piece, self)
 
-    def _add(self, piece: dict, index: int, text: str) -> int:
-        """Encode one document into the piece; returns its number of plain GPT-2 training tokens."""
-        source = self.sources[index]
-        held_out = (self.args.validation_synthetic or not source.is_synthetic) and self._is_held_out(text)
-        split = "validation" if held_out else "train"
-        size = len(text.encode("utf-8"))
-        facts = count_facts(text, self.args.injection_mode, self.args.operators)
-        plain = self.plain.encode(text)
-        for condition, encoder in self.encoders.items():
-            # Most documents hold no fact, and then both arms read the same ids.
-            ids = encoder.encode(text) if facts.any() else plain
-            part, totals = piece[condition, split], self.totals[condition][split]
-            part["tokens"] += [np.array([END_OF_TEXT_ID], np.uint16), ids]
-            part["documents"].append((len(ids) + 1, size, int(facts.sum())))
-            totals.documents += 1
-            totals.tokens += len(ids) + 1
-            totals.bytes += size
-            totals.facts = [total + int(count) for total, count in zip(totals.facts, facts, strict=True)]
-            if source.is_synthetic:
-                totals.synthetic_documents += 1
-                totals.synthetic_facts += int(facts.sum())
-        if held_out:
-            piece["held_out"]["documents"].append({"source": source.label, "text": text})
-            return 0
-        self.order_sha256 = hashlib.sha256(f"{self.order_sha256}{len(text)}/{text}".encode()).hexdigest()
-        self.target_count += len(plain) + 1
-        return len(plain) + 1
+    def _find_finished(self) -> None:
+        found = 0
+        for name in sorted(file.stem for file in self.plan.folder.glob("[0-9]*-[0-9]*.json")):
+            piece = self.plan.piece(*map(int, name.split("-")))
+            record = read_record(self.plan.folder, piece, self.conditions) if piece else None
+            if record is not None:
+                self.state[piece.source].records[piece.index] = record
+                self.progress.found(record)
+                found += 1
+        if found:
+            self.note(f"{self.plan.output_dir}: continuing with {found:,} pieces that are finished")
 
-    def _is_held_out(self, text: str) -> bool:
-        """Decide by the text, so that copies of a document land on the same side, in every order and arm."""
-        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8, key=str(self.args.split_seed).encode()).digest()
-        return int.from_bytes(digest, "little") < self.args.validation_fraction * 2**64
+    def _next_of_others(self) -> Piece | None:
+        """Return the next piece that a target asks for, judged by what is finished now.
 
-    def _target_reached(self) -> bool:
-        return self.args.target_tokens is not None and self.target_count >= self.args.target_tokens
+        That may be one piece too many for each worker; those are dropped in the end.
+        """
+        target = self.args.target_tokens
+        held = {index: self.state[index].plain_tokens * self.plan.sources[index].epochs for index in self.others}
+        weights = sum(self.plan.sources[index].weight or 0 for index in self.others)
+        for index in self.others:
+            if target is None:
+                enough = False
+            elif self.weighted:
+                enough = held[index] >= target * self.plan.sources[index].weight / weights
+            else:
+                enough = sum(held.values()) >= target
+            if not enough and (piece := self._next_piece(index)):
+                return piece
+        return None
 
-    def _finish_piece(self, piece: dict, report: Callable[[str], None]) -> None:
-        """Write the piece's shards, then say in `progress.json` that they count."""
-        held_out = piece.pop("held_out")["documents"]
-        for (condition, split), part in piece.items():
-            if part["documents"]:
-                documents = np.array(part["documents"], DOCUMENT)
-                written = write_shard(self.output_dir / condition, split, self.pieces, part["tokens"], documents)
-                self.files[condition] |= written
-        if held_out:
-            name = f"held_out-{self.pieces:05d}.jsonl"
-            lines = "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in held_out)
-            write_text(self.output_dir / name, lines)
-            self.held_out_files[name] = {
-                "documents": len(held_out),
-                "sha256": hashlib.sha256(lines.encode()).hexdigest(),
-            }
-        self.pieces += 1
-        write_json(
-            self.output_dir / PROGRESS,
-            {
-                "identity": self.identity,
-                "pieces": self.pieces,
-                "target_count": self.target_count,
-                "order_sha256": self.order_sha256,
-                "held_out_files": self.held_out_files,
-                "files": self.files,
-                "cursors": [asdict(cursor) for cursor in self.cursors],
-                "totals": {
-                    name: {split: asdict(t) for split, t in totals.items()} for name, totals in self.totals.items()
-                },
-            },
+    def _next_filler(self) -> Piece | None:
+        if not self.fillers or self._reach_dose() is not None:
+            return None
+        # The one that is furthest behind its share.
+        order = sorted(
+            self.fillers, key=lambda index: self.state[index].handed_out / (self.plan.sources[index].weight or 1.0)
         )
-        goal = f" of {self.args.target_tokens:,}" if self.args.target_tokens else ""
-        report(f"{self.output_dir}: piece {self.pieces - 1} written, {self.target_count:,}{goal} training tokens")
+        return next((piece for index in order if (piece := self._next_piece(index))), None)
 
-    def _check_enough(self) -> None:
-        train, validation = (next(iter(self.totals.values()))[split] for split in SPLITS)
-        if train.documents + validation.documents == 0:
+    def _next_piece(self, index: int) -> Piece | None:
+        """Hand out the next piece of a source that is not finished, None behind its last."""
+        state = self.state[index]
+        while piece := self.plan.piece(index, state.handed_out):
+            state.handed_out += 1
+            if piece.index not in state.records:
+                return piece
+        return None
+
+    def _stock(self, index: int) -> Stock:
+        """Return the pieces of a source from the first on without a gap."""
+        state, source = self.state[index], self.plan.sources[index]
+        pieces = []
+        while len(pieces) in state.records:
+            pieces.append(self.plan.piece(index, len(pieces)))
+        records = [state.records[piece.index] for piece in pieces]
+        return Stock(self.plan.folder, [piece.name for piece in pieces], records, source.weight or 1.0, source.epochs)
+
+    def _reach_dose(self) -> tuple[list[Cut], list[Cut]] | None:
+        fillers = [self._stock(index) for index in self.fillers]
+        others = [self._stock(index) for index in self.others]
+        return reach_dose(
+            lambda target: take(others, target, self.weighted), fillers, self.args.target_tokens, self.args.dose
+        )
+
+    def choose(self) -> list[Chosen]:
+        """Return what is taken of each source; raises `ValueError` where the sources do not hold enough."""
+        stocks = {index: self._stock(index) for index in range(len(self.plan.sources))}
+        if all(record["documents_read"] == 0 for state in self.state for record in state.records.values()):
             raise ValueError(
-                f"the sources hold no text: {', '.join(source.label for source in self.sources)} gave no document"
+                f"the sources hold no text: {', '.join(source.label for source in self.plan.sources)} gave no document"
             )
-        if self.args.target_tokens is not None and not self._target_reached():
-            read = ", ".join(
-                f"'{source.label}' {cursor.documents:,} documents{' (ran out)' if cursor.finished else ''}"
-                for source, cursor in zip(self.sources, self.cursors, strict=True)
+        if self.fillers:
+            reached = self._reach_dose()
+            if reached is None:
+                raise ValueError(self._dose_out_of_reach())
+            cuts = dict(zip([*self.others, *self.fillers], [*reached[0], *reached[1]], strict=True))
+        else:
+            others = [stocks[index] for index in self.others]
+            cuts = dict(zip(self.others, take(others, self.args.target_tokens, self.weighted), strict=True))
+        total = sum(cut.plain_tokens for cut in cuts.values())
+        if self.args.target_tokens is not None and total < self.args.target_tokens:
+            taken = ", ".join(
+                f"'{self.plan.sources[index].label}' {cut.documents:,}"
+                f"{' (ran out)' if cut == stocks[index].whole else ''}"
+                for index, cut in sorted(cuts.items())
             )
             raise ValueError(
-                f"the sources ran out at {self.target_count:,} of target_tokens {self.args.target_tokens:,} (read: "
-                f"{read}); add sources, raise `epochs` of the one that ran out, or lower its weight or the target"
+                f"the sources ran out at {total:,} of target_tokens {self.args.target_tokens:,} (training documents: {taken}); add "
+                "sources, raise `epochs` of the one that ran out, or lower its weight or the target"
             )
-        if train.documents == 0 or validation.documents == 0:
-            empty = "training" if train.documents == 0 else "validation"
-            raise ValueError(
-                f"of {train.documents + validation.documents:,} documents none fell to {empty} at validation_fraction "
-                f"{self.args.validation_fraction}; change the fraction, or set validation_synthetic if every source "
-                "is synthetic"
-            )
+        return [stocks[index].choose(cuts[index]) for index in sorted(cuts)]
 
-    def _write_manifests(self, report: Callable[[str], None]) -> None:
-        for condition, tokenizer in self.tokenizers.items():
-            splits = {split: self._describe(self.totals[condition][split]) for split in SPLITS}
-            manifest = {
-                "format_version": FORMAT_VERSION,
-                "condition": condition,
-                "injection_mode": tokenizer.injection_mode,
-                "tokenizer": tokenizer.fingerprint,
-                "request": self.request,
-                "splits": splits,
-                "documents_sha256": self.order_sha256,
-                "held_out": {"documents": splits["validation"]["documents"], "files": self.held_out_files},
-                "files": self.files[condition],
-            }
-            write_json(self.output_dir / condition / MANIFEST, manifest)
-            train = splits["train"]
-            report(
-                f"{self.output_dir / condition}: {train['documents']:,} training documents, {train['tokens']:,} "
-                f"tokens, {train['bytes']:,} bytes of text, {train['facts_per_million_tokens']:,.1f} facts per "
-                f"million tokens; {splits['validation']['documents']:,} documents held out"
-            )
-        (self.output_dir / PROGRESS).unlink(missing_ok=True)
-
-    def _describe(self, totals: _Split) -> dict:
-        facts = sum(totals.facts)
-        return {
-            "documents": totals.documents,
-            "tokens": totals.tokens,
-            "bytes": totals.bytes,
-            "synthetic_documents": totals.synthetic_documents,
-            "facts": facts,
-            "synthetic_facts": totals.synthetic_facts,
-            "facts_per_million_tokens": 1e6 * facts / max(totals.tokens, 1),
-            "facts_by_name": {fact.name: count for fact, count in zip(FACTS, totals.facts, strict=True)},
-        }
+    def _dose_out_of_reach(self) -> str:
+        made = ", ".join(
+            f"'{self.plan.sources[index].label}' {self._stock(index).whole.documents:,} documents"
+            for index in self.fillers
+        )
+        return (
+            f"dose {self.args.dose} is out of reach: the synthetic sources ran out ({made}); raise their `documents`, "
+            "leave it out for as many as needed, or lower the dose"
+        )
 
 
-def _request(args: CorpusArguments, sources: list[Source]) -> dict:
-    """Return what decides the documents of a corpus and their order; the tokenizer comes beside it."""
-    keys = (
-        "injection_mode",
-        "operators",
-        "target_tokens",
-        "shard_tokens",
-        "validation_fraction",
-        "validation_synthetic",
-    )
-    request = {key: getattr(args, key) for key in keys}
-    return request | {"split_seed": args.split_seed, "sources": [source.fingerprint() for source in sources]}
-
-
-def _is_complete(folder: Path, request: dict, tokenizer: str) -> bool:
-    """Return whether the folder holds this corpus; raises `ValueError` when it holds another or a damaged one."""
-    if not (folder / MANIFEST).is_file():
-        return False
+def _check_complete(folder: Path, request: dict, tokenizer: str) -> None:
+    """Raise `ValueError` when a finished folder holds another corpus than asked for, or a damaged one."""
     manifest = read_manifest(folder)
     made_for = {**manifest["request"], "tokenizer": manifest["tokenizer"]}
     for key, wanted in {**request, "tokenizer": tokenizer}.items():
@@ -285,16 +234,43 @@ def _is_complete(folder: Path, request: dict, tokenizer: str) -> bool:
     for name, facts in manifest["files"].items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != facts["bytes"]:
             raise ValueError(f"shard '{folder / name}' is missing or truncated; delete '{folder}' and run again")
-    return True
+
+
+def _check_disk(plan: Plan, conditions: list[str]) -> None:
+    """Raise `ValueError` before the work where the disk cannot hold its result."""
+    tokens = plan.args.target_tokens or plan.text_bytes() / BYTES_OF_TEXT_PER_TOKEN
+    held_out = plan.args.validation_fraction * tokens * 5
+    needed = tokens * BYTES_ON_DISK_PER_TOKEN * len(conditions) + held_out
+    there = sum(file.stat().st_size for file in plan.output_dir.rglob("*.npy"))
+    free = shutil.disk_usage(plan.output_dir).free
+    if needed > free + there:
+        raise ValueError(
+            f"'{plan.output_dir}' needs about {needed / 1e9:,.1f} GB for {len(conditions)} conditions, of which "
+            f"{there / 1e9:,.1f} GB are there, but its disk has {free / 1e9:,.1f} GB free; make room, choose another "
+            "output_dir, or lower target_tokens"
+        )
+
+
+def _remove_leftovers(args: CorpusArguments) -> None:
+    """Remove what the manifests do not name: pieces behind the target, and the records."""
+    output_dir = Path(args.output_dir)
+    keep = {MANIFEST}
+    for condition in args.conditions:
+        manifest = read_manifest(output_dir / condition)
+        keep |= set(manifest["files"]) | set(manifest["held_out"]["files"]) | set(manifest["decontaminated_files"])
+    for pattern in (*(f"{condition}/*.npy" for condition in args.conditions), "held_out-*", "contaminated-*"):
+        for file in output_dir.glob(pattern):
+            if file.name not in keep:
+                file.unlink()
+    for file in output_dir.rglob(".*.partial"):
+        file.unlink()
+    if (output_dir / UNFINISHED).is_dir():
+        shutil.rmtree(output_dir / UNFINISHED)
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Hold a lock on the folder: both arms may want to prepare the corpus they share at the same moment."""
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _sha256_of(value) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

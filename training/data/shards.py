@@ -1,22 +1,21 @@
 """Tokenised corpora on disk: uint16 shards, one row of facts about each document, and the manifest that vouches for
 them.
 
-A corpus folder holds, per split and piece, `train-00000.tokens.npy` (uint16, an end-of-text token before each
-document) and `train-00000.documents.npy` (one `DOCUMENT` row per document), and `manifest.json`, which is written
-last.
+A corpus folder holds, per split and piece, `train-00-00000.tokens.npy` (uint16, an end-of-text token before each
+document) and `train-00-00000.documents.npy` (one `DOCUMENT` row per document), and `manifest.json`, which is written
+last and names the shards of each split in their order.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "validation")
 
 # tokens: with the leading end-of-text token. bytes: UTF-8 of the original text. facts: expressions that injection
@@ -24,11 +23,68 @@ SPLITS = ("train", "validation")
 DOCUMENT = np.dtype([("tokens", "<u4"), ("bytes", "<u4"), ("facts", "<u4")])
 
 
-def write_shard(folder: Path, split: str, piece: int, tokens: Sequence[np.ndarray], documents: np.ndarray) -> dict:
-    """Write one shard atomically and return `{file name: {"bytes": …, "sha256": …}}`."""
-    stem = f"{split}-{piece:05d}"
-    arrays = {f"{stem}.tokens.npy": np.concatenate(tokens), f"{stem}.documents.npy": documents}
-    return {name: _write_atomically(folder / name, array) for name, array in arrays.items()}
+class ShardWriter:
+    """Write one shard batch by batch; nothing has the shard's name before `close`."""
+
+    def __init__(self, folder: Path, stem: str):
+        self.folder, self.stem = folder, stem
+        self.tokens = 0
+        self.documents = 0
+        self._tables: list[np.ndarray] = []
+        # A process of an earlier try may still be about, and must not write into the same file.
+        self._partial = folder / f".{stem}.{os.getpid()}.partial"
+        self._file = None
+
+    def append(self, tokens: np.ndarray, documents: np.ndarray) -> None:
+        """Add documents: their tokens, (tokens,) uint16, and one `DOCUMENT` row each."""
+        assert tokens.dtype == np.uint16 and len(tokens) == int(documents["tokens"].sum())
+        if self._file is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._partial, "wb")
+            self._write_header()
+        tokens.tofile(self._file)
+        self.tokens += len(tokens)
+        self.documents += len(documents)
+        self._tables.append(documents)
+
+    def close(self) -> dict[str, dict]:
+        """Give the shard its name and return `{file name: {"bytes": …, "sha256": …}}`."""
+        assert self._file is not None
+        # NumPy leaves room in the header for a longer shape, so that it keeps its length.
+        self._file.seek(0)
+        self._write_header()
+        self._file.close()
+        self._file = None
+        names = shard_files(self.stem)
+        return {
+            names[0]: _publish(self._partial, self.folder / names[0]),
+            names[1]: write_array(self.folder / names[1], np.concatenate(self._tables)),
+        }
+
+    def discard(self) -> None:
+        """Drop what was not closed."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._partial.unlink()
+
+    def _write_header(self) -> None:
+        np.lib.format.write_array_header_1_0(
+            self._file, {"descr": "<u2", "fortran_order": False, "shape": (self.tokens,)}
+        )
+
+
+def shard_files(stem: str) -> tuple[str, str]:
+    """Return the names of a shard's two files: tokens and documents."""
+    return f"{stem}.tokens.npy", f"{stem}.documents.npy"
+
+
+def write_array(path: Path, array: np.ndarray) -> dict:
+    """Write a `.npy` file that is there as a whole or not at all; returns its bytes and sha256."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with open(partial, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+    return _publish(partial, path)
 
 
 def read_manifest(folder: Path) -> dict:
@@ -98,38 +154,42 @@ class Corpus:
                 "injection_mode and operators as the corpus has them"
             )
 
+    def _check_file(self, name: str) -> None:
+        path, facts = self.folder / name, self.manifest["files"][name]
+        size = path.stat().st_size if path.is_file() else None
+        if size != facts["bytes"]:
+            found = "is missing" if size is None else f"has {size:,} bytes instead of {facts['bytes']:,}"
+            raise ValueError(f"shard '{path}' {found}; delete '{self.folder}' and prepare the corpus again")
+
     def _open(self, split: str) -> TokenizedSplit:
-        shards, tables = [], []
-        for name, facts in self.manifest["files"].items():
-            path = self.folder / name
-            size = path.stat().st_size if path.is_file() else None
-            if size != facts["bytes"]:
-                found = "is missing" if size is None else f"has {size:,} bytes instead of {facts['bytes']:,}"
-                raise ValueError(f"shard '{path}' {found}; delete '{self.folder}' and prepare the corpus again")
-            if name.startswith(f"{split}-"):
-                array = np.load(path, mmap_mode="r", allow_pickle=False)
-                (shards if name.endswith(".tokens.npy") else tables).append(array)
+        stems = self.manifest["splits"][split]["shards"]  # a source of several epochs stands here several times
+        opened = {stem: self._open_shard(stem) for stem in dict.fromkeys(stems)}
+        shards, tables = [opened[stem][0] for stem in stems], [opened[stem][1] for stem in stems]
         documents = np.concatenate(tables) if tables else np.empty(0, DOCUMENT)
         shard_of = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
         starts = [np.cumsum(table["tokens"], dtype=np.int64) - table["tokens"] for table in tables]
         start_of = np.concatenate(starts) if starts else np.empty(0, np.int64)
-        for shard, table in zip(shards, tables, strict=True):
-            if shard.dtype != np.uint16 or len(shard) != int(table["tokens"].sum()):
-                raise ValueError(
-                    f"a shard in '{self.folder}' holds {len(shard):,} tokens of type {shard.dtype}, but its documents "
-                    f"add up to {int(table['tokens'].sum()):,}; delete the folder and prepare the corpus again"
-                )
         return TokenizedSplit(shards, documents, shard_of, start_of)
 
+    def _open_shard(self, stem: str) -> tuple[np.ndarray, np.ndarray]:
+        for name in shard_files(stem):
+            self._check_file(name)
+        tokens, documents = (
+            np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in shard_files(stem)
+        )
+        if tokens.dtype != np.uint16 or len(tokens) != int(documents["tokens"].sum()):
+            raise ValueError(
+                f"shard '{self.folder / stem}' holds {len(tokens):,} tokens of type {tokens.dtype}, but its documents "
+                f"add up to {int(documents['tokens'].sum()):,}; delete the folder and prepare the corpus again"
+            )
+        return tokens, documents
 
-def _write_atomically(path: Path, array: np.ndarray) -> dict:
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        np.save(file, array, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
+
+def _publish(partial: Path, path: Path) -> dict:
+    """Bring a finished file to disk and to its name."""
     with open(partial, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
     size = partial.stat().st_size
     os.replace(partial, path)
     return {"bytes": size, "sha256": digest}

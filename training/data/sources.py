@@ -4,16 +4,36 @@ import hashlib
 import json
 import re
 import string
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from training.core.recipe import check_type
+from training.data import hub
+from training.data.reading import jsonl_rows, parquet_groups, parquet_rows, text_documents
 from training.data.synthetic import GENERATORS, SyntheticDocuments
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
+# A synthetic document has some 250 bytes; a piece of them is kept smaller than one of files, for it is made quickly.
+BYTES_PER_SYNTHETIC_DOCUMENT = 1024
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of a source that one worker reads: row groups [first, last) of a Parquet file, documents [first, last)
+    of a generator, data file `first` of `last` of a Hub data set in another format, or a local file as a whole.
+
+    bytes: how much text it holds, as far as that is known beforehand.
+    """
+
+    file: str = ""
+    first: int = 0
+    last: int = 0
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -21,11 +41,13 @@ class Source:
     """One source of a corpus recipe; exactly one of `path`, `hub` and `synthetic` says what it is.
 
     path: a `.txt`, `.jsonl` or `.parquet` file or a folder of them, below the recipe's `source_root`.
-    hub: a data set's name on the Hub (or the folder of one), streamed; with `config`, `split` and `revision`.
+    hub: a data set's name on the Hub (or the folder of one); with `config`, `split` and `revision`. Its files are
+    read in place, or with `download` fetched whole into the Hub's cache first.
     synthetic: a generator of `training/data/synthetic.py`; with `documents`, `seed` and `held_out_facts`.
     text_field or template: which field is the text, or a format string over the fields (`"{question}\\n{answer}"`).
+    each: a field that holds a list; its row gives one text per item, the item standing for the list in the template.
     document_start: for `.txt`, a regular expression; each line that it matches begins a document. Without it a file
-    is one. weight: share of the corpus in bytes of text, relative to the other sources; needs `target_tokens`.
+    is one. weight: share of the corpus in plain GPT-2 tokens, relative to the other sources; needs `target_tokens`.
     epochs: how often the source may be read to reach its share.
     """
 
@@ -36,8 +58,10 @@ class Source:
     config: str | None = None
     split: str = "train"
     revision: str | None = None
+    download: bool = False
     text_field: str = "text"
     template: str | None = None
+    each: str | None = None
     document_start: str | None = None
     documents: int = 0
     seed: int = 0
@@ -56,8 +80,8 @@ class Source:
             )
         if self.synthetic and self.synthetic not in GENERATORS:
             raise ValueError(f"unknown synthetic source '{self.synthetic}'; there are {', '.join(GENERATORS)}")
-        if self.synthetic and self.documents < 1:
-            raise ValueError(f"synthetic source '{self.synthetic}' needs `documents`, how many to make, at least 1")
+        if self.documents < 0:
+            raise ValueError(f"source '{self.label}' has documents {self.documents}; it is a count")
         if self.weight is not None and not self.weight > 0:
             raise ValueError(f"source '{self.label}' has weight {self.weight}; a weight is above zero")
         if self.epochs < 1:
@@ -69,15 +93,15 @@ class Source:
             )
         object.__setattr__(self, "held_out_facts", tuple(tuple(pair) for pair in self.held_out_facts))
         if self.synthetic:
-            SyntheticDocuments(self.synthetic, self.documents, self.seed, self.held_out_facts)
+            self._generator(0, 1)
+        if self.each and not self.template:
+            raise ValueError(f"source '{self.label}' has each: {self.each}, which needs a template that names it")
         try:
             re.compile(self.document_start or "")
-            fields_named = [
-                field for _, field, _, _ in string.Formatter().parse(self.template or "") if field is not None
-            ]
+            named = self._template_fields
         except (re.error, ValueError) as error:
             raise ValueError(f"source '{self.label}': document_start or template is malformed: {error}") from error
-        if not all(field.isidentifier() for field in fields_named):
+        if not all(field.isidentifier() for field in named):
             raise ValueError(
                 f"source '{self.label}': template {self.template!r} may name fields only, as in "
                 f"'{{question}}\\n{{answer}}'"
@@ -101,28 +125,71 @@ class Source:
     def is_synthetic(self) -> bool:
         return self.synthetic is not None
 
-    def documents_once(self) -> Iterator[str]:
-        """Yield the text of every document, once, in a fixed order; blank documents are left out."""
-        if self.synthetic:
-            texts = iter(SyntheticDocuments(self.synthetic, self.documents, self.seed, self.held_out_facts))
-        elif self.hub:
-            texts = self._hub_texts()
-        else:
-            texts = (text for file in self.files for text in self._file_texts(file))
-        for number, text in enumerate(texts):
+    @property
+    def is_endless(self) -> bool:
+        """Whether it is a generator that nobody told where to stop."""
+        return self.is_synthetic and self.documents == 0
+
+    def span_of_generator(self, index: int, piece_bytes: int) -> Span | None:
+        """Return the part number `index` of a generator, None behind its last."""
+        step = max(1, piece_bytes // BYTES_PER_SYNTHETIC_DOCUMENT)
+        first = index * step
+        if self.documents and first >= self.documents:
+            return None
+        return Span(first=first, last=min(first + step, self.documents) if self.documents else first + step)
+
+    def spans(self, piece_bytes: int) -> Iterator[Span]:
+        """Yield the parts of the source in their order, of about `piece_bytes` of text each; endless for an endless
+        generator. Raises `ValueError` for a Parquet file that cannot be read or lacks the fields."""
+        if self.is_synthetic:
+            index = 0
+            while span := self.span_of_generator(index, piece_bytes):
+                yield span
+                index += 1
+            return
+        names = [str(file) for file in self.files]
+        if self.hub and not all(name.endswith(".parquet") for name in names):
+            # Another format has no row groups; `datasets` reads it, file by file.
+            yield from (Span(file=name, first=index, last=len(names)) for index, name in enumerate(names))
+            return
+        with ThreadPoolExecutor(8) as pool:  # footers come over the network
+            tables = pool.map(lambda name: self._row_groups(name) if name.endswith(".parquet") else None, names)
+            for name, groups in zip(names, tables, strict=True):
+                if groups is None:
+                    yield Span(file=name, bytes=Path(name).stat().st_size)
+                else:
+                    yield from _runs_of_row_groups(name, groups, piece_bytes)
+
+    def documents_in(self, span: Span, left_out: Counter) -> Iterator[tuple[str, bytes]]:
+        """Yield each document of a span as text and as UTF-8; `left_out` counts rows that are `null` or `blank`."""
+        for number, text in enumerate(self._texts(span)):
+            if text is None:
+                left_out["null"] += 1
+                continue
             try:
-                blank = not text.encode("utf-8").strip()
+                encoded = text.encode("utf-8")
             except UnicodeEncodeError as error:
+                where = f" of '{span.file}'" if span.file else ""
                 raise ValueError(
-                    f"document {number} of source '{self.label}' holds half of a surrogate pair at character "
+                    f"document {number}{where} of source '{self.label}' holds half of a surrogate pair at character "
                     f"{error.start}, which is no Unicode text; repair or drop that row"
                 ) from error
-            if not blank:
-                yield text
+            if encoded.isspace() or not encoded.strip():
+                left_out["blank"] += 1
+                continue
+            yield text, encoded
+
+    def documents_once(self) -> Iterator[str]:
+        """Yield the text of every document, once, in a fixed order, without null and blank ones."""
+        for span in self.spans(piece_bytes=2**27):
+            yield from (text for text, _ in self.documents_in(span, Counter()))
 
     @cached_property
-    def files(self) -> list[Path]:
-        """The local files, sorted by name; raises `FileNotFoundError` when there are none."""
+    def files(self) -> list[Path | str]:
+        """The files in their order, by name; raises `FileNotFoundError` when there are none."""
+        if self.hub:
+            revision = self.revision if hub.is_folder(self.hub) else self._hub_revision()
+            return list(hub.data_files(self.hub, self.config, self.split, revision))
         path = Path(self.root) / str(self.path)
         found = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES) if path.is_dir() else [path]
         if not found or not all(file.is_file() for file in found):
@@ -141,72 +208,74 @@ class Source:
         settings = {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name != "root" and getattr(self, field.name) != field.default
+            if field.name not in ("root", "download") and getattr(self, field.name) != field.default
         }
-        if self.path:
-            settings["files"] = [
-                {"name": file.name, "bytes": file.stat().st_size, "sha256": _sha256(file)} for file in self.files
-            ]
-        if self.hub:
+        if self.path or (self.hub and hub.is_folder(self.hub)):
+            files = [Path(file) for file in self.files]
+            with ThreadPoolExecutor(8) as pool:  # hashing releases Python's lock
+                hashes = pool.map(_sha256, files)
+                settings["files"] = [
+                    {"name": file.name, "bytes": file.stat().st_size, "sha256": digest}
+                    for file, digest in zip(files, hashes, strict=True)
+                ]
+        elif self.hub:
             settings["revision"] = self._hub_revision()
         return json.loads(json.dumps(settings))
 
-    def _file_texts(self, file: Path) -> Iterator[str]:
-        if file.suffix == ".txt":
-            yield from self._text_documents(file)
-        elif file.suffix == ".jsonl":
-            for number, line in enumerate(_lines(file), 1):
-                if line.strip():
-                    try:
-                        row = json.loads(line)
-                    except json.JSONDecodeError as error:
-                        raise ValueError(
-                            f"{file}, line {number} is not JSON ({error}); repair or remove the line"
-                        ) from error
-                    yield self._text_of(row, f"{file}, line {number}")
+    def _generator(self, first: int, last: int) -> SyntheticDocuments:
+        return SyntheticDocuments(str(self.synthetic), last, self.seed, self.held_out_facts, first)
+
+    def _texts(self, span: Span) -> Iterator[str | None]:
+        if self.is_synthetic:
+            yield from self._generator(span.first, span.last)
+        elif span.file.endswith(".txt") and self.path:
+            yield from text_documents(Path(span.file), self.document_start)
+        elif span.file.endswith(".jsonl") and self.path:
+            for number, row in jsonl_rows(Path(span.file)):
+                yield from self._texts_of(row, f"{span.file}, line {number}")
+        elif span.file.endswith(".parquet"):
+            columns = None if self.template else [self.text_field]
+            for row, values in parquet_rows(span.file, span.first, span.last, columns, self.download):
+                yield from self._texts_of(values, f"{span.file}, row {row}")
         else:
-            import pyarrow.parquet
+            from datasets import load_dataset
 
-            with pyarrow.parquet.ParquetFile(file) as table:
-                columns = None if self.template else [self.text_field]
-                if columns and self.text_field not in table.schema_arrow.names:
-                    raise ValueError(self._missing_field(str(file), table.schema_arrow.names))
-                row = 0
-                for batch in table.iter_batches(batch_size=1024, columns=columns):
-                    for fields_of_row in batch.to_pylist():
-                        yield self._text_of(fields_of_row, f"{file}, row {row}")
-                        row += 1
+            rows = load_dataset(
+                self.hub, self.config, split=self.split, revision=self._hub_revision(), streaming=True
+            ).shard(num_shards=span.last, index=span.first)
+            for number, row in enumerate(rows):
+                yield from self._texts_of(row, f"{span.file}, row {number}")
 
-    def _text_documents(self, file: Path) -> Iterator[str]:
-        if self.document_start is None:
-            yield "".join(_lines(file))
-            return
-        start = re.compile(self.document_start)
-        document: list[str] = []
-        for line in _lines(file):
-            if start.search(line.rstrip("\n")) and document:
-                yield "".join(document)
-                document = []
-            document.append(line)
-        yield "".join(document)
-
-    def _hub_texts(self) -> Iterator[str]:
-        from datasets import load_dataset
-
-        rows = load_dataset(self.hub, self.config, split=self.split, revision=self._hub_revision(), streaming=True)
-        for number, row in enumerate(rows):
-            yield self._text_of(row, f"{self.hub}, row {number}")
+    def _row_groups(self, name: str) -> list[int]:
+        needed = self._template_fields + ([self.each] if self.each else []) if self.template else [self.text_field]
+        sizes, present, kind = parquet_groups(name, self.text_field, self.download)
+        if set(needed) - set(present):
+            raise ValueError(self._missing_field(name, present))
+        if not self.template and kind not in ("string", "large_string", "string_view"):
+            raise ValueError(f"{name}: column '{self.text_field}' of source '{self.label}' holds {kind}, not text")
+        return sizes
 
     def _hub_revision(self) -> str | None:
         """Return the commit that is read, so that the manifest pins it even where the recipe says only a branch."""
-        if Path(str(self.hub)).is_dir():
-            return self.revision
-        return _hub_commit(str(self.hub), self.revision)
+        return self.revision if hub.is_folder(str(self.hub)) else hub.commit_of(str(self.hub), self.revision)
 
-    def _text_of(self, row: dict[str, Any], where: str) -> str:
+    @cached_property
+    def _template_fields(self) -> list[str]:
+        return [field for _, field, _, _ in string.Formatter().parse(self.template or "") if field is not None]
+
+    def _texts_of(self, row: dict[str, Any], where: str) -> Iterator[str | None]:
+        if self.each is None:
+            yield self._text_of(row, where)
+            return
+        items = row.get(self.each) if isinstance(row, dict) else None
+        if not isinstance(items, list):
+            raise ValueError(f"{where}: field '{self.each}' holds {type(items).__name__}, not a list")
+        for item in items:
+            yield self._text_of({**row, self.each: item}, where)
+
+    def _text_of(self, row: dict[str, Any], where: str) -> str | None:
         try:
-            names = [name for _, name, _, _ in string.Formatter().parse(self.template or "") if name is not None]
-            empty = [name for name in names if row[name] is None]
+            empty = [name for name in self._template_fields if row[name] is None]
             text = self.template.format(**row) if self.template else row[self.text_field]
         except (KeyError, TypeError) as error:
             raise ValueError(
@@ -214,7 +283,7 @@ class Source:
             ) from error
         if empty:
             raise ValueError(f"{where}: field '{empty[0]}' of the template is null; repair or drop that row")
-        if not isinstance(text, str):
+        if not isinstance(text, str | None):
             raise ValueError(f"{where}: field '{self.text_field}' holds {type(text).__name__}, not text")
         return text
 
@@ -226,30 +295,22 @@ class Source:
         )
 
 
-_hub_commits: dict[tuple[str, str | None], str] = {}
-
-
-def _hub_commit(repository: str, revision: str | None) -> str:
-    """Ask the Hub once per process: a branch that moves between two passes would mix two corpora."""
-    if (repository, revision) not in _hub_commits:
-        from huggingface_hub import HfApi
-
-        _hub_commits[repository, revision] = HfApi().dataset_info(repository, revision=revision).sha
-    return _hub_commits[repository, revision]
-
-
-def _lines(file: Path) -> Iterator[str]:
-    with open(file, "rb") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{file}, line {number} is not UTF-8 ({error.reason}, byte 0x{line[error.start]:02x}); convert "
-                    "the file, for example with `iconv -f latin1 -t utf-8`, or leave it out"
-                ) from error
+def _runs_of_row_groups(name: str, sizes: list[int], piece_bytes: int) -> Iterator[Span]:
+    first, held = 0, 0
+    for index, size in enumerate(sizes):
+        held += size
+        if held >= piece_bytes or index == len(sizes) - 1:
+            yield Span(name, first, index + 1, held)
+            first, held = index + 1, 0
 
 
 def _sha256(file: Path) -> str:
+    facts = file.stat()
+    return _sha256_of_content(file, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256_of_content(file: Path, size: int, changed: int) -> str:
+    """Hash a file once per process, as long as nobody changes it."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -27,7 +27,8 @@ THINGS = (
 
 @dataclass(frozen=True)
 class SyntheticDocuments:
-    """`documents` texts of one kind; `held_out_facts` are pairs of digits that never meet as factors in any of them.
+    """The texts number `first` to `documents` of one kind; `held_out_facts` are pairs of digits that never meet as
+    factors in any of them.
 
     A held-out pair counts in both orders. Raises `ValueError` for pairs outside 1..9, or when every fact is held out.
     """
@@ -36,6 +37,7 @@ class SyntheticDocuments:
     documents: int
     seed: int = 0
     held_out_facts: Collection[Pair] = ()
+    first: int = 0
 
     def __post_init__(self):
         for pair in self.held_out_facts:
@@ -54,7 +56,7 @@ class SyntheticDocuments:
 
     def __iter__(self) -> Iterator[str]:
         write, facts = GENERATORS[self.kind], self.facts
-        for index in range(self.documents):
+        for index in range(self.first, self.documents):
             # A string seed is hashed by SHA-512, the same in every Python release.
             yield write(random.Random(f"{self.kind}/{self.seed}/{index}"), facts)
 

@@ -1,0 +1,198 @@
+"""The engines that can do GPT-2's plain encoding of a corpus, and the proof that one gives the ids of another.
+
+Both are built from the packaged merges and take `<|endoftext|>` for text. tiktoken is the measure of what is right;
+gigatoken remembers how it encoded every word, which makes it many times faster on a corpus.
+"""
+
+import base64
+import random
+import reprlib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import tiktoken
+
+from tokenization import gpt2_bpe
+from tokenization.mul_facts import END_OF_TEXT, END_OF_TEXT_ID, FACTS
+
+DEFAULT_ENGINE = "tiktoken"
+ENGINES = (DEFAULT_ENGINE, "gigatoken")
+
+# gigatoken 0.10 remembers every word that it meets, without bound. Begun anew after this many tokens, at about a tenth
+# of a second each time, it takes some tens of megabytes on prose or code and below 300 MB on words of random letters.
+_TOKENS_PER_MEMORY = 16_000_000
+
+
+@cache
+def open_engine(name: str) -> "TiktokenEngine | GigatokenEngine":
+    """Return the process's one engine of that name; raise ValueError if it does not exist or is not installed."""
+    if name not in ENGINES:
+        raise ValueError(f"the encoder's engine must be one of {', '.join(ENGINES)}, not {name!r}")
+    return TiktokenEngine() if name == "tiktoken" else GigatokenEngine()
+
+
+class TiktokenEngine:
+    """Encode plain text with tiktoken, one document at a time."""
+
+    def __init__(self):
+        self._encoding = tiktoken.Encoding(
+            name="gpt2-from-packaged-merges",
+            pat_str=gpt2_bpe.PRETOKEN_PATTERN,
+            mergeable_ranks=gpt2_bpe.ranks(),
+            special_tokens={END_OF_TEXT: END_OF_TEXT_ID},
+            explicit_n_vocab=END_OF_TEXT_ID + 1,
+        )
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the ids of one text, uint16 of shape (tokens,); raise ValueError for a lone surrogate."""
+        try:
+            return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
+        except UnicodeEncodeError as error:
+            raise _half_a_pair(error) from error
+
+    def encode_documents(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of all texts, uint16 of shape (tokens,), and their numbers, int64 of shape (texts,)."""
+        documents = [self.encode(text) for text in texts]
+        lengths = np.fromiter(map(len, documents), np.int64, len(documents))
+        return np.concatenate([np.empty(0, np.uint16), *documents]), lengths
+
+
+class GigatokenEngine:
+    """Encode plain text with gigatoken on one thread, because preparation gives every worker one core."""
+
+    def __init__(self):
+        try:
+            import awkward
+            import gigatoken
+        except ImportError as error:
+            raise ValueError(
+                f"the encoder gigatoken cannot be imported ({error}); pip install 'mul-fact-tokens[fast]' "
+                "or use encoder: tiktoken"
+            ) from error
+        self._awkward, self._gigatoken = awkward, gigatoken
+        self._rank_file = b"".join(
+            base64.b64encode(token) + b" %d\n" % rank for token, rank in gpt2_bpe.ranks().items()
+        )
+        self._tokenizer = None
+        self._tokens_left = 0
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the ids of one text, uint16 of shape (tokens,); raise ValueError for a lone surrogate."""
+        ids = self._ready_tokenizer().encode(_utf8(text))
+        self._tokens_left -= len(ids)
+        return ids.astype(np.uint16)
+
+    def encode_documents(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of all texts, uint16 of shape (tokens,), and their numbers, int64 of shape (texts,)."""
+        documents = self._ready_tokenizer().encode_batch([_utf8(text) for text in texts], parallel=False)
+        ids = np.asarray(self._awkward.flatten(documents, axis=1))
+        self._tokens_left -= len(ids)
+        return ids.astype(np.uint16), np.asarray(self._awkward.num(documents, axis=1)).astype(np.int64)
+
+    def _ready_tokenizer(self):
+        if self._tokens_left <= 0:
+            self._tokenizer = None  # the old memory goes before the new one comes
+            with TemporaryDirectory() as folder:
+                path = Path(folder, "gpt2.tiktoken")
+                path.write_bytes(self._rank_file)
+                self._tokenizer = self._gigatoken.Tokenizer.from_tiktoken(path, pretokenizer="gpt2", special_tokens={})
+            self._tokens_left = _TOKENS_PER_MEMORY
+        return self._tokenizer
+
+
+def prove_engine(name: str, sample: Sequence[str] = ()) -> None:
+    """Hold an engine against tiktoken on texts made to find a difference, and on a sample of the corpus.
+
+    Every text is encoded in a batch twice, because an engine may remember the first time, and each of the built-in
+    ones on its own; takes less than a second plus the time of the sample. Raises ValueError with the first text whose
+    ids differ, and for an engine that does not exist or is not installed.
+    """
+    engine, measure = open_engine(name), open_engine(DEFAULT_ENGINE)
+    if engine is measure:
+        return
+    difficult = _difficult_texts()
+    texts = [*difficult, *sample]
+    expected, expected_lengths = measure.encode_documents(texts)
+    expected_ends = np.cumsum(expected_lengths)
+    for _ in range(2):
+        ids, lengths = engine.encode_documents(texts)
+        if (ids.dtype, lengths.dtype) != (np.uint16, np.int64):
+            raise ValueError(
+                f"the encoder {name} gives ids of {ids.dtype} and lengths of {lengths.dtype} instead of uint16 and "
+                "int64; use encoder: tiktoken"
+            )
+        if np.array_equal(ids, expected) and np.array_equal(lengths, expected_lengths):
+            continue
+        documents = np.split(ids, np.cumsum(lengths))  # the last holds what belongs to no text
+        for text, right, got in zip(texts, np.split(expected, expected_ends), documents, strict=False):
+            _refuse_difference(name, text, got, right)
+        raise ValueError(
+            f"the encoder {name} gives {len(ids)} ids in {len(lengths)} documents, tiktoken {len(expected)} in "
+            f"{len(texts)}; use encoder: tiktoken"
+        )
+    for text, right in zip(difficult, np.split(expected, expected_ends), strict=False):
+        _refuse_difference(name, text, engine.encode(text), right)
+
+
+def _refuse_difference(name: str, text: str, ids: np.ndarray, expected: np.ndarray) -> None:
+    if np.array_equal(ids, expected):
+        return
+    common = min(len(ids), len(expected))
+    first = int(np.argmax(np.append(ids[:common] != expected[:common], True)))
+    raise ValueError(
+        f"the encoder {name} differs from tiktoken on {_SHORT.repr(text)}: from token {first} on it gives "
+        f"{_SHORT.repr(ids[first:].tolist())} instead of {_SHORT.repr(expected[first:].tolist())}; "
+        "use encoder: tiktoken"
+    )
+
+
+def _difficult_texts() -> list[str]:
+    """Return some two thousand short texts and a few long ones, about a megabyte, the same every time."""
+    blanks = [chr(c) for c in (*range(9, 14), *range(0x1C, 0x21), 0x85, 0xA0, 0x1680, 0x180E, *range(0x2000, 0x2010))]
+    blanks += ["\u2028", "\u2029", "\u202f", "\u205f", "\u2060", "\u3000", "\ufeff", "\r\n", "  ", "\n\n", " \t "]
+    endings = [cased for ending in "s t d m ll ve re".split() for cased in (ending, ending.upper(), ending.title())]
+    contractions = [quote + ending for quote in ("'", "’", "‘", "＇", "''", "' ") for ending in endings]
+    letters = [" the", "e\u0301", "o\u0308\u0304", "\u0640", "\u200f", "www.example.org/?q=1&r=%20", "C:\\n"]
+    letters += "a Zz don't x^2 ﬁ ß İ Ωя 日本語 한국어 ไทย हिन्दी עברית العربية 𝒳".split()
+    digits = ["7", "0123456789", "٠١٢", "०१२", "１２", "½", "²", "Ⅷ", "①", "〇", "𝟘𝟙", "3.14", "1,000", "#### 42"]
+    emoji = ["😀", "👩‍👩‍👧", "👍🏽", "🇫🇷", "❤\ufe0f", "#\ufe0f\u20e3"]
+    controls = [chr(c) for c in (0, 1, 7, 8, 0x1B, 0x7F, 0x80, 0x9F, 0xAD)]
+    unusual = [chr(c) for c in (0xE000, 0xFDD0, 0xFFFD, 0xFFFE, 0xFFFF, 0x378, 0xE0001, 0xF0000, 0x10FFFF)]
+    names = [END_OF_TEXT, "<|", *(fact.name for fact in FACTS[::11]), "<MUL_", "<MUL_9_6_54>"]
+    marks = [*"!.,;:-_*/=<>()\"'`", "...", "***", "--", "\ufe0f", "“", "×"]
+    pieces = blanks + contractions + letters + digits + emoji + controls + unusual + names + marks
+
+    texts = ["", *pieces]
+    texts += [form.format(piece) for piece in pieces for form in (" {}", "{} ", "a{}b", "a {0}{0}1", "\n{} \n")]
+    rng = random.Random(50_256)
+    texts += ["".join(rng.choices(pieces, k=rng.randint(2, 12))) for _ in range(500)]
+    # Long runs, at the lengths where implementations change their ways. Old versions of tiktoken take the square of a
+    # word's length, so that only a few are very long.
+    for run in [" ", "\t", "\n", "\r\n", " \n", "\u00a0", "\u3000", *"aZé日0٣=-😀\x00"]:
+        long_runs = [run * count for count in (15, 16, 17, 300)]
+        texts += [before + middle + after for middle in long_runs for before in ("", "a") for after in ("", "b")]
+        texts.append(run * 2_000)
+    texts += [" " * 70_000, "a" + "\n" * 9_000 + "b", "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=50_000))]
+    # What counts as a letter, a digit or a blank, character by character.
+    return texts + ["".join(f"a{chr(c)} {chr(c)}1" for c in range(s, s + 256)) for s in range(0, 0xD800, 256)]
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring, _SHORT.maxlist = 100, 12
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _half_a_pair(error) from error
+
+
+def _half_a_pair(error: UnicodeEncodeError) -> ValueError:
+    return ValueError(
+        f"the text holds {error.object[error.start]!r}, half of a surrogate pair, which UTF-8 cannot write; "
+        "repair the document first, e.g. text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+    )
