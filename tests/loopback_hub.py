@@ -1,5 +1,5 @@
-"""A Hub on the loopback interface: one data set repository out of a folder, a log of its requests, and faults on
-demand."""
+"""A Hub on the loopback interface: the commits of one data set repository out of folders, a log of the requests, and
+faults on demand."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 @dataclass(frozen=True)
 class Request:
-    """One request and its answer: `body_bytes` is what was sent, less than promised where the connection was cut."""
+    """One request and its answer; `body_bytes` is what was sent, less than promised where the connection was cut."""
 
     method: str
     path: str
@@ -23,17 +23,17 @@ class Request:
 
 @dataclass
 class _Fault:
-    method: str
     pattern: str
-    times: int
     status: int | None  # None: the connection is cut in the middle of the body
     code: str
+    after: int
+    times: float
 
 
 class LoopbackHub:
-    """Serve `repository` at the commits of `commits`, each a folder of files; inside `with`, it listens on `url`.
+    """Serve `repository`; inside `with`, it listens on `url`.
 
-    branches: the commit of each branch; a test may move one while the server runs.
+    commits: the folder of files of each commit. branches: the commit of each branch.
     """
 
     def __init__(self, repository: str, commits: dict[str, Path], branches: dict[str, str]):
@@ -53,132 +53,111 @@ class LoopbackHub:
         self._server.shutdown()
         self._server.server_close()
 
-    def fail(self, method: str, pattern: str, status: int, times: int = 10**9, code: str = "") -> None:
-        """Answer the next requests whose path matches with an error; `code` is the Hub's own name for it."""
-        self._faults.append(_Fault(method, pattern, times, status, code))
+    def fail(self, pattern: str, status: int, code: str = "", after: int = 0, times: float = float("inf")) -> None:
+        """Answer with an error where `GET path` matches, `times` times once `after` requests have passed.
 
-    def cut(self, pattern: str, times: int = 1) -> None:
-        """Close the connection in the middle of the next bodies whose path matches."""
-        self._faults.append(_Fault("GET", pattern, times, None, ""))
+        code: the Hub's own name for the error, such as `GatedRepo`.
+        """
+        self._faults.append(_Fault(pattern, status, code, after, times))
 
-    def paths(self, pattern: str = "") -> list[str]:
-        """Return the paths asked for that match."""
-        return [request.path for request in self.requests if re.search(pattern, request.path)]
+    def cut(self, pattern: str, after: int = 0, times: float = 1) -> None:
+        """Close the connection in the middle of a body, likewise."""
+        self._faults.append(_Fault(pattern, None, "", after, times))
 
-    def commit_of(self, revision: str) -> str | None:
-        """Return the commit behind a branch or a commit."""
-        return self.branches.get(revision, revision if revision in self.commits else None)
+    def asked(self, pattern: str) -> list[Request]:
+        """Return the requests whose `GET path` matches."""
+        return [request for request in self.requests if re.search(pattern, f"{request.method} {request.path}")]
 
-    def fault_for(self, method: str, path: str) -> _Fault | None:
-        """Use up one of the faults that wait for this request."""
+    def take_fault(self, request: str) -> _Fault | None:
+        """Use up one of the faults that wait for a request."""
         with self._lock:
             for fault in self._faults:
-                if fault.times and fault.method == method and re.search(fault.pattern, path):
-                    fault.times -= 1
-                    return fault
+                if re.search(fault.pattern, request):
+                    fault.after -= 1
+                    if fault.after < 0 and fault.times > 0:
+                        fault.times -= 1
+                        return fault
         return None
 
 
 class _Handler(BaseHTTPRequestHandler):
+    """The few addresses of the Hub that `huggingface_hub` and `datasets` read a data set through."""
+
     protocol_version = "HTTP/1.1"
     hub: LoopbackHub
 
-    def do_HEAD(self) -> None:
-        self._answer()
-
     def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
-    def log_message(self, *_) -> None:
-        pass
-
-    def _answer(self) -> None:
-        form = parse_qs(self.rfile.read(int(self.headers.get("Content-Length", 0))).decode())
         address = urlsplit(self.path)
         self.route = unquote(address.path)
-        fault = self.hub.fault_for(self.command, self.route)
+        fault = self.hub.take_fault(f"{self.command} {self.route}")
+        self.cuts = fault is not None and fault.status is None
         if fault and fault.status:
-            return self._send(fault.status, b"", {"X-Error-Code": fault.code} if fault.code else {})
-        self.is_cut = fault is not None
+            return self._refuse(fault.status, fault.code)
         name = re.escape(self.hub.repository)
-        for pattern, action in (
+        for pattern, answer in (
             (rf"/api/datasets/{name}(?:/revision/(?P<revision>.+))?", self._describe),
             (rf"/api/datasets/{name}/tree/(?P<revision>[^/]+)/?(?P<path>.*)", self._list),
-            (rf"/api/datasets/{name}/paths-info/(?P<revision>[^/]+)", self._find),
             (rf"/datasets/{name}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", self._serve),
         ):
             if match := re.fullmatch(pattern, self.route):
-                found = match.groupdict()
-                commit = self.hub.commit_of(found.pop("revision") or "main")
-                if commit is None:
-                    return self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
-                return action(commit, {**parse_qs(address.query), **form}, **found)
-        self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
+                revision, *path = match.groups(default="main")
+                commit = self.hub.branches.get(revision, revision)
+                if commit not in self.hub.commits:
+                    return self._refuse(404, "RevisionNotFound")
+                self.recursive = parse_qs(address.query).get("recursive", ["false"])[0].lower() == "true"
+                return answer(commit, *path)
+        self._refuse(404, "RepoNotFound")
 
-    def _describe(self, commit: str, _query: dict) -> None:
-        siblings = [{"rfilename": path} for path in self._files(commit)]
-        self._send_json({"id": self.hub.repository, "sha": commit, "siblings": siblings})
+    do_HEAD = do_GET
 
-    def _list(self, commit: str, query: dict, path: str) -> None:
-        below = path and path + "/"
-        files = {name for name in self._files(commit) if name.startswith(below)}
-        entries = files | {str(parent) for name in files for parent in Path(name).parents} - {".", path}
-        entries = {name for name in entries if name.startswith(below)}
-        if "true" not in map(str.lower, query.get("recursive", [])):
-            entries = {name for name in entries if "/" not in name[len(below) :]}
-        if not entries:
-            return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
-        self._send_json([self._entry(commit, name) for name in sorted(entries)])
+    def log_message(self, *_) -> None:
+        """Keep the test's output free of the server's lines."""
 
-    def _find(self, commit: str, query: dict) -> None:
+    def _describe(self, commit: str) -> None:
+        self._send_json({"id": self.hub.repository, "sha": commit})
+
+    def _list(self, commit: str, path: str) -> None:
         root = self.hub.commits[commit]
-        self._send_json([self._entry(commit, name) for name in query["paths"] if (root / name).exists()])
+        if not (root / path).is_dir():
+            return self._refuse(404, "EntryNotFound")
+        found = sorted((root / path).rglob("*") if self.recursive else (root / path).iterdir())
+        self._send_json([_entry(root, file) for file in found])
 
-    def _serve(self, commit: str, _query: dict, path: str) -> None:
+    def _serve(self, commit: str, path: str) -> None:
         file = self.hub.commits[commit] / path
         if not file.is_file():
-            return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+            return self._refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
         content = file.read_bytes()
-        headers = {
-            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
-            "X-Repo-Commit": commit,
-            "Accept-Ranges": "bytes",
-        }
+        etag = hashlib.sha256(content).hexdigest()
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not wanted:
             return self._send(200, content, headers)
-        first, last = int(wanted[1]), min(int(wanted[2] or len(content)), len(content) - 1)
-        headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
-        self._send(206, content[first : last + 1], headers)
+        first, end = int(wanted[1]), min(int(wanted[2] or len(content)) + 1, len(content))
+        headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(content)}"
+        self._send(206, content[first:end], headers)
 
-    def _files(self, commit: str) -> list[str]:
-        root = self.hub.commits[commit]
-        return sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
-
-    def _entry(self, commit: str, name: str) -> dict:
-        file = self.hub.commits[commit] / name
-        identity = hashlib.sha1(f"{commit}/{name}".encode()).hexdigest()
-        if file.is_dir():
-            return {"type": "directory", "oid": identity, "size": 0, "path": name}
-        return {"type": "file", "oid": identity, "size": file.stat().st_size, "path": name}
+    def _refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
+        self._send(status, b"", {**(headers or {}), **({"X-Error-Code": code} if code else {})})
 
     def _send_json(self, value: object) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        sent = 0 if self.command == "HEAD" else len(body) // 2 if self.cuts else len(body)
+        # Logged first: the client may act on the answer before this thread goes on.
+        self.hub.requests.append(Request(self.command, self.route, status, sent))
         self.send_response(status)
         for key, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(key, value)
         self.end_headers()
-        sent = 0
-        if self.command != "HEAD":
-            sent = len(body) // 2 if self.is_cut_now() else len(body)
-            self.wfile.write(body[:sent])
-        self.hub.requests.append(Request(self.command, self.route, status, sent))
+        self.wfile.write(body[:sent])
+        if self.cuts:
+            self.close_connection = True
 
-    def is_cut_now(self) -> bool:
-        self.close_connection = getattr(self, "is_cut", False)
-        return self.close_connection
+
+def _entry(root: Path, file: Path) -> dict:
+    name = file.relative_to(root).as_posix()
+    identity = hashlib.sha1(name.encode()).hexdigest()
+    kind = {"type": "directory", "size": 0} if file.is_dir() else {"type": "file", "size": file.stat().st_size}
+    return {**kind, "oid": identity, "path": name}

@@ -13,14 +13,17 @@ from modeling import DomainGPT2ForCausalLM
 from tests.conftest import PROJECT
 from training.core.recipe import parse_recipe
 from training.core.trainer import share_of_step
-from training.data.corpus_recipe import CorpusArguments
+from training.data.corpus_recipe import CorpusArguments, PreparationArguments
 from training.pretrain import DataArguments, ModelArguments, PretrainArguments, model_config
 
 RECIPES = sorted((PROJECT / "recipes").rglob("*.yaml"))
 CORPORA = [path for path in RECIPES if "corpus" in path.stem]
 PRETRAINING = [path for path in RECIPES if path.stem in ("baseline", "mul_tokens")]
 DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")), PROJECT / "recipes" / "README.md"]
-GROUPS = {"prepare_data.py": [CorpusArguments], "pretrain.py": [ModelArguments, DataArguments, PretrainArguments]}
+GROUPS = {
+    "prepare_data.py": [CorpusArguments, PreparationArguments],
+    "pretrain.py": [ModelArguments, DataArguments, PretrainArguments],
+}
 
 
 def name(path: Path) -> str:
@@ -33,7 +36,7 @@ def test_every_recipe_is_covered():
 
 @pytest.mark.parametrize("path", CORPORA, ids=name)
 def test_corpus_recipe_parses(path):
-    (args,) = parse_recipe([CorpusArguments], [str(path)])
+    args, _ = parse_recipe(GROUPS["prepare_data.py"], [str(path)])
     assert args.open_sources()
 
 
@@ -96,7 +99,9 @@ def test_documented_commands_name_what_exists_and_parse(path):
             assert (PROJECT / words[words.index("--config_file") + 1]).is_file(), words
         program = Path(words[index]).name
         if program in GROUPS:
-            parse_recipe(GROUPS[program], [str(PROJECT / words[index + 1]), *words[index + 2 :]])
+            arguments = words[index + 1 :]
+            recipe = [] if arguments[0].startswith("--") else [str(PROJECT / arguments.pop(0))]
+            parse_recipe(GROUPS[program], [*recipe, *arguments])
 
 
 def test_readme_examples_give_what_they_show():

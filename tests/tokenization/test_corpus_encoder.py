@@ -1,24 +1,27 @@
 import pickle
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+import tokenization
 from tokenization import CorpusEncoder
 from tokenization.mul_facts import END_OF_TEXT_ID
 
 PLAIN_END_OF_TEXT = [27, 91, 437, 1659, 5239, 91, 29]
 
 
-class CountingEncoding:
-    """Wrap a tiktoken encoding and count its passes."""
+class CountingEngine:
+    """Wrap an engine and count its passes over single texts."""
 
-    def __init__(self, encoding):
-        self.encoding, self.passes = encoding, 0
+    def __init__(self, engine):
+        self.engine, self.passes = engine, 0
 
-    def encode_to_numpy(self, *args, **kwargs):
+    def encode(self, text):
         self.passes += 1
-        return self.encoding.encode_to_numpy(*args, **kwargs)
+        return self.engine.encode(text)
 
 
 def test_known_ids():
@@ -54,8 +57,8 @@ def test_the_plain_encoding_never_injects():
 @pytest.mark.parametrize("text", ["No fact: 16*9 and 6*9=55.", "<MUL_ is no name", "", "prose " * 500])
 def test_a_document_without_facts_costs_one_pass(text, monkeypatch):
     encoder = CorpusEncoder()
-    counting = CountingEncoding(encoder._gpt2)
-    monkeypatch.setattr(encoder, "_gpt2", counting)
+    counting = CountingEngine(encoder._plain)
+    monkeypatch.setattr(encoder, "_plain", counting)
     encoder.encode(text)
     assert counting.passes == 1
 
@@ -85,8 +88,40 @@ def test_half_a_surrogate_pair_is_refused(condition, text):
         (("mul_tokens", "loose"), "mode must be one of weak, strict, not 'loose'"),
         (("mul_tokens", None), "mode must be one of weak, strict, not None"),
         (("mul_tokens", "weak", "·"), "operators must be a non-empty subset"),
+        (("mul_tokens", "weak", "*", "fastest"), "engine must be one of tiktoken, gigatoken, not 'fastest'"),
+        (("baseline", None, None, None), "engine must be one of tiktoken, gigatoken, not None"),
     ],
 )
 def test_settings_that_do_not_exist_are_refused(settings, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         CorpusEncoder(*settings)
+
+
+def test_only_an_engine_that_is_not_the_default_is_written_out():
+    assert repr(CorpusEncoder("baseline", engine="tiktoken")) == "CorpusEncoder('baseline', None, None)"
+    unusual = CorpusEncoder()
+    unusual.engine = "gigatoken"
+    assert repr(unusual) == "CorpusEncoder('mul_tokens', 'weak', '*×x', engine='gigatoken')"
+
+
+def test_a_worker_loads_neither_torch_nor_transformers_nor_another_engine():
+    program = """
+import sys, tokenization
+encoder = tokenization.CorpusEncoder()
+texts = ["6*9", "<MUL_6_9_54>"]
+assert tokenization.may_hold_facts(texts).all() and tokenization.count_facts(texts[0]).any()
+encoder.encode_plain_documents([tokenization.render(tokenization.inject(text)) for text in texts])
+sys.exit(", ".join({"torch", "transformers", "tokenizers", "pandas", "pyarrow", "gigatoken"} & set(sys.modules)) or 0)
+"""
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", tokenization.__all__)
+def test_the_package_gives_what_it_lists(name):
+    assert getattr(tokenization, name).__name__ == name and name in dir(tokenization)
+
+
+def test_a_name_that_the_package_does_not_have_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'tokenization' has no attribute 'MulFactTokeniser'"):
+        _ = tokenization.MulFactTokeniser

@@ -251,6 +251,15 @@ def test_hits_in_a_large_batch_keep_the_order_of_documents():
     assert len(hits) > 40
 
 
+@pytest.mark.parametrize("characters", [1, 100, 200])
+def test_documents_keep_their_numbers_when_a_batch_is_cut_into_parts(monkeypatch, characters):
+    monkeypatch.setattr(decontaminate, "_PART_CHARACTERS", characters)
+    index, documents = NgramIndex.build({"set": [ITEM]}), ["", ITEM, "clean", "clean", f"so {ITEM}", "", ITEM]
+    assert [hit.document for hit in index.find(documents)] == [1, 4, 6]
+    with pytest.raises(ValueError, match="document 7 holds half"):
+        index.find([*documents, "\ud800", ITEM])
+
+
 def test_half_a_surrogate_pair_is_named_with_its_place():
     with pytest.raises(ValueError, match="document 1 holds half of a surrogate pair at character 2"):
         NgramIndex.build({"set": [ITEM]}).find(["fine", "ab\ud800c"])

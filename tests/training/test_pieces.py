@@ -52,7 +52,20 @@ def test_result_does_not_depend_on_the_number_of_workers(tmp_path):
 
 
 def test_ids_of_adversarial_text_are_those_of_the_saved_tokenizer(tmp_path):
-    pieces = ["6*9", " 6 × 9 = 54", "<MUL_6_9_54>", "<|endoftext|>", "é", "\u00a0", "x", "9x9", "\n\n\n", "  ", "'ll", "数"]
+    pieces = [
+        "6*9",
+        " 6 × 9 = 54",
+        "<MUL_6_9_54>",
+        "<|endoftext|>",
+        "é",
+        "\u00a0",
+        "x",
+        "9x9",
+        "\n\n\n",
+        "  ",
+        "'ll",
+        "数",
+    ]
     draw = np.random.default_rng(0)
     texts = ["".join(draw.choice(pieces, 12)) for _ in range(120)]
     prepare_parquet(tmp_path, texts)

@@ -16,7 +16,7 @@ import json
 import os
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -30,6 +30,7 @@ NGRAM_WORDS = 13
 # looked up lie side by side; longer ones would be looked up more often, shorter ones be found in much harmless text.
 _RUN_WORDS = (NGRAM_WORDS + 1) // 2
 _STRIDE = NGRAM_WORDS + 1 - _RUN_WORDS
+_PART_CHARACTERS = 2**19  # arrays of larger parts make the allocator return pages to the system and ask for them again
 _FORMAT_VERSION = 1  # of the saved index; another `_RUN_WORDS` or another key is another format
 _DIGEST_BYTES = 16
 _FILTER_BITS_PER_KEY = 32
@@ -162,22 +163,25 @@ class NgramIndex:
     def find(self, texts: Sequence[str]) -> list[Hit]:
         """Return one `Hit` for each document that shares an n-gram with an evaluation set, in the order of `texts`.
 
-        N-grams do not cross documents. It costs a few milliseconds per megabyte of prose; batches of one to four
-        megabytes suit it best. Raises `ValueError` for half of a surrogate pair.
+        N-grams do not cross documents. It costs a few milliseconds per megabyte of prose in batches of a megabyte or
+        more. Raises `ValueError` for half of a surrogate pair.
         """
-        stream = _WordStream(texts, "document")
+        return [hit for first, last in _parts(texts) for hit in self._find(texts[first:last], first)]
+
+    def _find(self, texts: Sequence[str], first_document: int) -> list[Hit]:
+        stream = _WordStream(texts, "document", first_document)
         firsts = self._candidates(stream)
         ngrams = [stream.join(first, NGRAM_WORDS) for first in firsts.tolist()]
         places = zip(stream.text_numbers(firsts), self._members_of(ngrams), ngrams, strict=True)
         hits = []
-        for document, same_document in groupby(places, key=itemgetter(0)):
+        for number, same_document in groupby(places, key=itemgetter(0)):
             matches = [(members, ngram) for _, members, ngram in same_document if members]
             if matches:
                 _, ngram = matches[0]
-                plain = " ".join(words(texts[document]))
-                assert f" {ngram} " in f" {plain} ", f"document {document}: the fast path and `words` disagree"
+                plain = " ".join(words(texts[number]))
+                assert f" {ngram} " in f" {plain} ", f"the fast path and `words` disagree on {texts[number]!r}"
                 found = {name for bit, name in enumerate(self._facts) for members, _ in matches if members >> bit & 1}
-                hits.append(Hit(document, tuple(sorted(found)), ngram))
+                hits.append(Hit(first_document + number, tuple(sorted(found)), ngram))
         return hits
 
     def _candidates(self, stream: "_WordStream") -> np.ndarray:
@@ -210,19 +214,16 @@ class _WordStream:
     """The words of several texts in one array of bytes, numbered throughout.
 
     letters: the words with blanks between them, for every other character is gone; before, between and behind the
-    texts stands a separator, which counts as a word. starts: where each word begins. `where` says in errors what the
-    texts are.
+    texts stands a separator, which counts as a word. starts: where each word begins. `where` and
+    `first_number` say in errors which text is meant.
     """
 
-    def __init__(self, texts: Sequence[str], where: str):
-        parts = [_encode(text, number, where) for number, text in enumerate(texts)]
-        # Eight blanks at the end let eight bytes be read from the start of every word.
-        encoded = bytearray(b" \xff ").join([b"", *parts, bytes([_BLANK] * 8)])
-        if not all(map(str.isascii, texts)):
-            _replace_wide_blanks(np.frombuffer(encoded, np.uint8))
-        self.letters = np.frombuffer(encoded.translate(_LOWER, _DELETED), np.uint8)
+    def __init__(self, texts: Sequence[str], where: str, first_number: int = 0):
+        encoded = [_encode(text, number, where) for number, text in enumerate(texts, first_number)]
+        self.letters = _normalised(encoded, all(map(str.isascii, texts)))
         blank = self.letters == _BLANK
-        self.starts = np.flatnonzero(blank[:-1] > blank[1:]) + 1
+        self.starts = np.flatnonzero(blank[:-1] > blank[1:])
+        self.starts += 1
         self.word_count = len(self.starts)
 
     def keys(self, firsts: np.ndarray, count: int) -> np.ndarray:
@@ -256,6 +257,25 @@ class _WordStream:
     def _separators(self) -> np.ndarray:
         """The word numbers of the separators; text i is between number i and i + 1."""
         return np.searchsorted(self.starts, np.flatnonzero(self.letters == _SEPARATOR))
+
+
+def _parts(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Cut a batch into ranges of texts that are large enough for numpy and small enough for the allocator."""
+    first = characters = 0
+    for end, text in enumerate(texts, 1):
+        characters += len(text)
+        if characters >= _PART_CHARACTERS or end == len(texts):
+            yield first, end
+            first, characters = end, 0
+
+
+def _normalised(texts: list[bytes], is_ascii: bool) -> np.ndarray:
+    """Return the letters of `_WordStream`, (bytes,) uint8."""
+    # Eight blanks at the end let eight bytes be read from the start of every word.
+    joined = bytearray(b" \xff ").join([b"", *texts, bytes([_BLANK] * 8)])
+    if not is_ascii:
+        _replace_wide_blanks(np.frombuffer(joined, np.uint8))
+    return np.frombuffer(joined.translate(_LOWER, _DELETED), np.uint8)
 
 
 def _encode(text: str, number: int, where: str) -> bytes:

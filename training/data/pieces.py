@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from training.data.plan import Piece, Plan
 from training.data.shards import DOCUMENT, SPLITS, ShardWriter, write_array
 
 BATCH_BYTES = 2**21
+SAMPLE_CHARACTERS = 2**18
 CONTAMINATED_TEXT_CHARACTERS = 300
 
 # What is needed to choose a prefix of a piece's training documents: per document its plain GPT-2 tokens (end of text
@@ -58,15 +60,15 @@ class _Batch:
 class PieceMaker:
     """What a worker keeps from piece to piece: the encoders, and the index of test items.
 
-    Raises `ValueError` when the chosen `encoder` does not give the same ids as tiktoken.
+    An `encoder` other than tiktoken has to give tiktoken's ids before its first piece is encoded, on texts made to find
+    a difference and on that piece's first documents; else `ValueError`.
     """
 
     def __init__(self, plan: Plan, conditions: list[str], encoder: str = "tiktoken"):
         self.plan, self.args = plan, plan.args
-        prove_engine(encoder)
-        self.encoder = encoder
+        self.encoder, self._proven = encoder, False
         self.encoders = {
-            condition: CorpusEncoder(condition, self.args.injection_mode, self.args.operators)
+            condition: CorpusEncoder(condition, self.args.injection_mode, self.args.operators, engine=encoder)
             for condition in conditions
         }
         self.plain = CorpusEncoder("baseline", engine=encoder)
@@ -77,6 +79,15 @@ class PieceMaker:
     ) -> dict[str, Any]:
         """Prepare a piece whose record is not there yet, and return its record. A network failure begins it anew."""
         return hub.with_patience(lambda: _Making(self, piece, advance).run(), f"piece {piece.name}", report)
+
+    def prove_encoder(self, texts: list[str]) -> None:
+        """Hold the encoder against tiktoken once, with the first of these texts as a sample."""
+        if not self._proven:
+            sizes = accumulate(map(len, texts))
+            prove_engine(
+                self.encoder, [text for text, size in zip(texts, sizes, strict=True) if size <= SAMPLE_CHARACTERS]
+            )
+            self._proven = True
 
 
 class _Making:
@@ -104,9 +115,8 @@ class _Making:
 
     def run(self) -> dict[str, Any]:
         try:
-            for number, batch in enumerate(self._batches()):
-                if number == 0:
-                    prove_engine(self.maker.encoder, batch.texts)
+            for batch in self._batches():
+                self.maker.prove_encoder(batch.texts)
                 read = len(batch.texts), batch.bytes
                 before = self.totals["train"]["plain_tokens"]
                 self._add(batch)
