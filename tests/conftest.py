@@ -31,7 +31,7 @@ CORPUS = {
     ],
     "validation_fraction": 0.1,
     "validation_synthetic": True,
-    "piece_bytes": 100 * 1024,  # 100 synthetic documents
+    "piece_bytes": 100 * 8192,  # 100 synthetic documents
 }
 
 RECIPE = {

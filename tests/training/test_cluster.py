@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ pytest.importorskip("datatrove")
 
 from tests.conftest import CORPUS, PROJECT
 from training.data.cluster import PreparePieces, launch, pieces_ahead
-from training.data.corpus import prepare_corpus
+from training.data.corpus import alone_in, prepare_corpus
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
 from training.data.pieces import read_record
 from training.data.plan import Plan
@@ -229,6 +230,16 @@ def test_tasks_of_any_number_share_the_pieces_without_overlap(recipe_keys, tmp_p
     assert finished_pieces(plan) == ["00-00000", "00-00001", "01-00001"]
 
 
+def test_task_leaves_its_finished_pieces_alone(recipe_keys, tmp_path):
+    plan = Plan.make(CorpusArguments(**recipe_keys, output_dir=str(tmp_path)))
+    prepare_task(plan, 1, 4)
+    shard = tmp_path / "baseline" / "train-00-00001.tokens.npy"
+    before = shard.stat().st_ino
+    prepare_task(plan, 0, 1)
+    assert len(finished_pieces(plan)) == 4
+    assert shard.stat().st_ino == before
+
+
 def test_block_passes_on_what_it_is_given(recipe_keys, tmp_path):
     plan = Plan.make(CorpusArguments(**recipe_keys, output_dir=str(tmp_path)))
     assert list(PreparePieces(str(tmp_path), CONDITIONS, "tiktoken").run(iter("ab"), 0, 4)) == ["a", "b"]
@@ -248,14 +259,13 @@ def test_statistics_count_what_the_task_made(recipe_keys, tmp_path):
         assert block.stats[f"train_{key}"].total == sum(train[key] for train in trains)
 
 
-def test_error_of_a_task_is_the_users_to_read(recipe_keys, tmp_path):
+def test_error_of_a_task_is_one_line_for_the_user(recipe_keys, tmp_path):
     (tmp_path / "broken.jsonl").write_text('{"text": "whole"}\n{"text": ', encoding="utf-8")
-    keys = {**recipe_keys, "sources": [{"path": "broken.jsonl"}], "source_root": str(tmp_path)}
-    with pytest.raises(ValueError, match=r"broken\.jsonl, line 2"):
-        launch(
-            CorpusArguments(**keys, output_dir=str(tmp_path / "out")),
-            PreparationArguments(executor="datatrove", workers=1),
-        )
+    sources = [{"path": "broken.jsonl"}, {"synthetic": "drills", "documents": 10}]
+    keys = {**recipe_keys, "sources": sources, "source_root": str(tmp_path)}
+    with pytest.raises(ValueError, match=r"broken\.jsonl, line 2") as caught:
+        launch(CorpusArguments(**keys, output_dir=str(tmp_path / "out")), HERE)
+    assert caught.traceback[-1].path.is_relative_to(PROJECT)  # what programs take for an error of input
 
 
 def test_pipeline_leaves_this_process_as_it_was(recipe_keys, tmp_path):
@@ -339,6 +349,30 @@ def test_nothing_is_submitted_while_jobs_are_on_the_cluster(recipe_keys, slurm, 
     (tmp_path / "queued").write_text("777777\n")
     assert not launch(args, SLURM)
     assert len(slurm.jobs) == 2 * submitted
+
+
+def test_question_after_running_jobs_does_not_wait_for_their_lock(recipe_keys, slurm, tmp_path):
+    args = CorpusArguments(**recipe_keys, output_dir=str(tmp_path / "out"))
+    launch(args, SLURM)
+    (tmp_path / "queued").write_text(slurm.named("-finish")[0].number)
+    with alone_in(tmp_path / "out"):
+        asking = threading.Thread(target=launch, args=(args, SLURM), daemon=True)
+        asking.start()
+        asking.join(20)
+        assert not asking.is_alive()
+
+
+def test_two_submissions_at_one_moment_give_one(recipe_keys, slurm, tmp_path):
+    args = CorpusArguments(**recipe_keys, output_dir=str(tmp_path / "out"))
+    launch(args, SLURM)
+    submitted = len(slurm.jobs)
+    with alone_in(tmp_path / "out"):  # as the first of the two does, whose jobs are not in the queue yet
+        second = threading.Thread(target=launch, args=(args, SLURM))
+        second.start()
+        second.join(0.5)
+        (tmp_path / "queued").write_text(slurm.named("-finish")[0].number)
+    second.join()
+    assert len(slurm.jobs) == submitted
 
 
 def test_refused_job_is_a_clear_error(recipe_keys, slurm, tmp_path):

@@ -18,7 +18,7 @@ from training.data.corpus_recipe import CorpusArguments
 from training.data.shards import read_manifest
 
 COMMIT, LINES_COMMIT = "0123456789" * 4, "9876543210" * 4
-FILES, ROWS, ROWS_PER_GROUP = 2, 120, 40
+FILES, ROWS, ROWS_PER_GROUP, NOISE_BYTES = 2, 120, 40, 8_000
 PARQUET = "sample/10BT"
 SETTINGS = {"validation_fraction": 0.1, "minimum_dose": 0, "piece_bytes": 12_000}
 CARD = """---
@@ -47,7 +47,7 @@ def repository(tmp_path_factory):
     (folder / PARQUET).mkdir(parents=True)
     for file in range(FILES):
         rows = {
-            "noise": [random.Random(file * ROWS + row).randbytes(8_000) for row in range(ROWS)],
+            "noise": [random.Random(file * ROWS + row).randbytes(NOISE_BYTES) for row in range(ROWS)],
             "text": [text_of(file, row) for row in range(ROWS)],
             "score": [0.5] * ROWS,
         }
@@ -103,11 +103,13 @@ def prepare(server, folder, *sources):
     return result
 
 
-def assert_same_shards(folder, expected):
-    """The first source's shards have the expected names and the expected sha256 of all tokens."""
+def assert_same_shards(folder, expected, source=0):
+    """The shards of a source hold the expected tokens: sha256 of all of them."""
+    shard_of_source = rf"(train|validation)-{source:02d}-"
     for condition, manifest in expected.items():
         files = read_manifest(folder / "corpus" / condition)["files"]
-        assert {name: facts for name, facts in files.items() if "-00-" in name} == manifest["files"]
+        found = {name: facts for name, facts in files.items() if re.match(shard_of_source, name)}
+        assert {re.sub(shard_of_source, r"\1-00-", name): facts for name, facts in found.items()} == manifest["files"]
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +122,23 @@ def in_place(tmp_path_factory, repository, lines_repository):
 
 
 @pytest.fixture(scope="module")
-def fetched(tmp_path_factory, repository, lines_repository):
-    """A corpus of whole files from the Hub, and of the same documents in a format that has no row groups."""
-    folder = tmp_path_factory.mktemp("fetched")
+def hindered(tmp_path_factory, repository, lines_repository):
+    """The same documents three times: in place, from a server that fails now and then, as whole files, and in a
+    format without row groups."""
+    folder = tmp_path_factory.mktemp("hindered")
     with serve(repository, lines_repository) as server:
-        whole = {"name": "whole", "config": "sample-10BT", "download": True}
-        prepare(server, folder, whole, {"name": "lines", "revision": "lines"})
-    return SimpleNamespace(folder=folder, server=server)
+        server.fail("GET /api/datasets/someone/texts$", 503, times=1)
+        # Behind the look at the end and the download for the plan, and the piece's own look: inside a piece.
+        server.fail("GET .*000_00000.parquet", 425, after=3, times=1)
+        server.cut("GET .*001_00000.parquet", after=3)
+        result = prepare(
+            server,
+            folder,
+            {"name": "ranges", "config": "sample-10BT"},
+            {"name": "whole", "config": "sample-10BT", "download": True},
+            {"name": "lines", "revision": "lines"},
+        )
+    return SimpleNamespace(folder=folder, server=server, result=result)
 
 
 def test_corpus_from_the_hub_is_that_of_the_same_files_in_a_folder(in_place, expected):
@@ -147,51 +159,40 @@ def test_branch_is_resolved_once_and_its_commit_read_from_then_on(in_place):
     assert [revision and revision[1] for revision in revisions] == ["main"] + [COMMIT] * (len(revisions) - 1)
 
 
-def test_reading_in_place_leaves_the_other_columns_where_they_are(in_place, repository):
-    last = f"00{FILES - 1}_00000.parquet"
+def test_reading_in_place_asks_for_ranges_and_not_for_whole_files(in_place, repository):
     pieces = ROWS // ROWS_PER_GROUP
-    # A piece asks for a file's end, and for what follows the first byte of its text.
-    requests = in_place.server.asked(f"GET .*{last}")
-    assert {request.status for request in requests} == {206}
-    assert len(requests) <= 1 + 2 * pieces
-    assert not any(request.body_bytes == (repository / PARQUET / last).stat().st_size for request in requests)
-
-
-def test_downloaded_files_give_the_same_corpus_and_are_fetched_once(fetched, expected, repository):
-    assert_same_shards(fetched.folder, expected)
     for file in sorted((repository / PARQUET).iterdir()):
-        (request,) = fetched.server.asked(f"GET .*{file.name}")
-        assert (request.status, request.body_bytes) == (200, file.stat().st_size)
+        requests = in_place.server.asked(f"GET .*{file.name}")
+        # The plan looks at a file's end, a piece at its end and at what begins with its text.
+        assert len(requests) <= 1 + 2 * pieces
+        assert {request.status for request in requests} == {206}
+        assert max(request.body_bytes for request in requests) < file.stat().st_size - ROWS_PER_GROUP * NOISE_BYTES
 
 
-def test_data_set_in_another_format_gives_the_same_documents_as_a_stream(fetched):
-    for condition in ("baseline", "mul_tokens"):
-        manifest = read_manifest(fetched.folder / "corpus" / condition)
-        whole, lines = manifest["sources"]
-        assert lines["documents_read"] == FILES * ROWS
-        assert lines["train"] == whole["train"]
-    assert manifest["request"]["sources"][1]["revision"] == LINES_COMMIT
-
-
-def test_overloaded_hub_and_cut_connection_are_retried_aloud_and_change_nothing(server, expected, tmp_path):
-    server.fail("GET /api/datasets/someone/texts$", 503, times=1)
-    server.fail("GET .*000_00000.parquet", 425, after=2, times=1)  # behind both looks at its end, inside a piece
-    server.cut("GET .*001_00000.parquet", after=2)
-    result = prepare(server, tmp_path, {"config": "sample-10BT"})
+def test_overloaded_hub_and_cut_connection_are_retried_aloud_and_change_nothing(hindered, expected):
     for what in ("asking for someone/texts", "piece 00-00000"):
-        assert re.search(rf"{what} failed: HfHubHTTPError: .*; trying again in 1 s \(1 of 7\)", result.stdout)
-    assert re.search(r"peer closed connection.*001_00000.parquet", result.stderr)  # the Hub's own client says this
-    assert_same_shards(tmp_path, expected)
+        line = rf"{what} failed: HfHubHTTPError: .*; trying again in 1 s \(1 of 7\)"
+        assert re.search(line, hindered.result.stdout)
+    assert re.search(r"peer closed connection.*001_00000.parquet", hindered.result.stderr)  # the Hub's client says it
+    assert_same_shards(hindered.folder, expected)
 
 
-def test_data_set_in_another_format_is_read_as_a_stream(server, expected, tmp_path):
-    result = prepare(server, tmp_path, revision="lines")
-    assert result.returncode == 0, result.stderr
-    found = read_manifest(tmp_path / "corpus" / "mul_tokens")
-    for split in SPLITS:
-        for key in ("documents", "tokens", "bytes", "facts_by_name"):
-            assert found["splits"][split][key] == expected["mul_tokens"]["splits"][split][key]
-    assert found["request"]["sources"][0]["revision"] == LINES_COMMIT
+def test_downloaded_files_give_the_same_corpus_and_are_fetched_once(hindered, expected, repository):
+    assert_same_shards(hindered.folder, expected, source=1)
+    for file in sorted((repository / PARQUET).iterdir()):
+        whole = [
+            request.body_bytes for request in hindered.server.asked(f"GET .*{file.name}") if request.status == 200
+        ]
+        assert whole == [file.stat().st_size]
+
+
+def test_data_set_in_another_format_gives_the_same_documents_as_a_stream(hindered):
+    for condition in ("baseline", "mul_tokens"):
+        manifest = read_manifest(hindered.folder / "corpus" / condition)
+        ranges, _, lines = manifest["sources"]
+        assert lines["documents_read"] == FILES * ROWS
+        assert lines["train"] == ranges["train"]
+    assert manifest["request"]["sources"][2]["revision"] == LINES_COMMIT
 
 
 def test_branch_that_does_not_exist_is_refused_at_once_with_what_to_do(server, tmp_path):

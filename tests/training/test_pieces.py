@@ -188,7 +188,7 @@ def test_synthetic_text_is_not_searched_for_test_items(tmp_path):
 def dosed(tmp_path, dose=0.02, **changes):
     plain = [f"Nothing to multiply in sentence {index}." for index in range(300)]
     sources = [text_source(tmp_path, "a.jsonl", plain), {"synthetic": "drills"}, {"synthetic": "word_problems"}]
-    settings = {"sources": sources, "source_root": str(tmp_path), "dose": dose, "piece_bytes": 20_000}
+    settings = {"sources": sources, "source_root": str(tmp_path), "dose": dose, "piece_bytes": 20 * 8192}
     return prepare(tmp_path / "c", validation_synthetic=False, **{**settings, **changes})
 
 

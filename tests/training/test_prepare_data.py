@@ -17,7 +17,7 @@ RECIPE = {
     "sources": [{"synthetic": "drills", "documents": 6_000}, {"synthetic": "word_problems", "documents": 6_000}],
     "validation_fraction": 0.05,
     "validation_synthetic": True,
-    "piece_bytes": 1000 * 1024,
+    "piece_bytes": 1000 * 8192,
     "minimum_dose": 0,
 }
 

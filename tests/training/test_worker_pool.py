@@ -45,7 +45,7 @@ def run_pool(args, watcher_of, workers=2):
 def test_worker_that_dies_is_reported_and_its_piece_is_done_again(tmp_path):
     settings = {
         "sources": SOURCES,
-        "piece_bytes": 100 * 1024,
+        "piece_bytes": 100 * 8192,
         "validation_fraction": 0.1,
         "validation_synthetic": True,
     }
@@ -60,7 +60,7 @@ def test_worker_that_dies_is_reported_and_its_piece_is_done_again(tmp_path):
         return Watcher(kill_once)
 
     args = CorpusArguments(**settings, output_dir=str(tmp_path / "a"))
-    plan, watcher = run_pool(args, watcher_of, workers=1)
+    _, watcher = run_pool(args, watcher_of, workers=1)
     # Where the worker finished its piece before the signal came, it is the next one that is lost.
     assert sorted(watcher.finished) == ["00-00000", "00-00001", "01-00000", "01-00001"]
     assert all("died of SIGKILL" in note and "done again" in note for note in watcher.notes)
@@ -106,7 +106,7 @@ def test_bad_input_in_a_worker_reaches_the_user_as_one_error(tmp_path):
 
 
 def test_workers_end_with_the_block(tmp_path):
-    args = CorpusArguments(sources=SOURCES, output_dir=str(tmp_path / "a"), piece_bytes=100 * 1024)
+    args = CorpusArguments(sources=SOURCES, output_dir=str(tmp_path / "a"), piece_bytes=100 * 8192)
     started = []
 
     def watcher_of(pool):

@@ -92,7 +92,8 @@ class FinishCorpus(PipelineStep):
         from training.data.corpus import prepare_corpus  # it brings PyTorch along, which no other task needs
 
         yield from data or ()
-        prepare_corpus(CorpusArguments(**self.recipe), logger.info, self.workers, self.encoder)
+        with self.track_time("corpus"):
+            prepare_corpus(CorpusArguments(**self.recipe), logger.info, self.workers, self.encoder)
 
 
 def pieces_ahead(plan: Plan) -> list[Piece]:
@@ -189,7 +190,8 @@ def _run_here(output_dir: Path, step: PreparePieces, tasks: int, workers: int) -
         try:
             executor.run()
         except (ValueError, FileNotFoundError) as error:
-            raise type(error)(str(error)) from error  # from here, as from our own workers: the input is at fault
+            # From here, as from our own workers: the input is at fault.
+            raise (FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)(str(error)) from error
 
 
 @contextmanager
@@ -238,7 +240,7 @@ def _submit(args: CorpusArguments, preparation: PreparationArguments, step: Prep
         [FinishCorpus(args.to_json(), cpus, preparation.encoder)],
         tasks=1,
         cpus_per_task=cpus,
-        srun_args={"cpus-per-task": cpus},  # srun does not take it from the job
+        srun_args={"cpus-per-task": cpus},  # since Slurm 22.05 srun does not read it from the job
         job_name=f"{name}-finish",
         logging_dir=str(logs / "finish"),
         depends=pieces,
@@ -297,9 +299,8 @@ def _is_on_cluster(output_dir: Path) -> bool:
     submitted = json.loads(_jobs_file(output_dir).read_text(encoding="utf-8"))
     jobs = {part: job for part, job in submitted.items() if job in queue}
     if jobs:
-        print(
-            f"{output_dir}: still on the cluster: {_describe(jobs)}; to begin anew, scancel {' '.join(jobs.values())}"
-        )
+        ids = " ".join(jobs.values())
+        print(f"{output_dir}: still on the cluster: {_describe(jobs)}; wait for them, or scancel {ids}")
     return bool(jobs)
 
 

@@ -171,6 +171,9 @@ class NgramIndex:
     def _find(self, texts: Sequence[str], first_document: int) -> list[Hit]:
         stream = _WordStream(texts, "document", first_document)
         firsts = self._candidates(stream)
+        if not len(firsts):
+            return []
+        firsts = stream.uncut(firsts, NGRAM_WORDS)
         ngrams = [stream.join(first, NGRAM_WORDS) for first in firsts.tolist()]
         places = zip(stream.text_numbers(firsts), self._members_of(ngrams), ngrams, strict=True)
         hits = []
@@ -185,12 +188,11 @@ class NgramIndex:
         return hits
 
     def _candidates(self, stream: "_WordStream") -> np.ndarray:
-        """Return the word numbers, in order, at which an n-gram of the index may begin."""
+        """Return the word numbers, in order, at which an n-gram of the index may begin, if no text ends in it."""
         runs = self._possible(stream, np.arange(0, stream.word_count - _RUN_WORDS + 1, _STRIDE), _RUN_WORDS)
         around = (runs[:, None] - np.arange(_STRIDE)[::-1]).ravel()
         around = around[(around >= 0) & (around <= stream.word_count - NGRAM_WORDS)]
-        firsts = self._possible(stream, around, NGRAM_WORDS)
-        return stream.uncut(firsts, NGRAM_WORDS) if len(firsts) else firsts
+        return self._possible(stream, around, NGRAM_WORDS)
 
     def _possible(self, stream: "_WordStream", firsts: np.ndarray, count: int) -> np.ndarray:
         """Return those of the word numbers `firsts` whose `count` words may be in the index: all whose key is, and
@@ -214,8 +216,8 @@ class _WordStream:
     """The words of several texts in one array of bytes, numbered throughout.
 
     letters: the words with blanks between them, for every other character is gone; before, between and behind the
-    texts stands a separator, which counts as a word. starts: where each word begins. `where` and
-    `first_number` say in errors which text is meant.
+    texts stands a separator, which counts as a word. starts: where each word begins. `where` and `first_number` say in
+    errors which text is meant.
     """
 
     def __init__(self, texts: Sequence[str], where: str, first_number: int = 0):

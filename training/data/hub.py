@@ -162,6 +162,12 @@ def _brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(lines[:2])}".rstrip(":. ")
 
 
+def commit_in(address: str) -> str | None:
+    """Return the commit that an address of the Hub names, None for a path."""
+    found = re.match(r"hf://datasets/[^@]+@([0-9a-f]{40})/", address)
+    return found and found[1]
+
+
 def is_folder(repository: str) -> bool:
     """Return whether a data set's name is a local folder of files."""
     return Path(repository).is_dir()

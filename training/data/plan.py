@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training.core.files import write_json
+from training.data import hub
 from training.data.corpus_recipe import CorpusArguments
 from training.data.decontaminate import NgramIndex
 from training.data.sources import Source, Span
@@ -57,7 +58,7 @@ class Plan:
             raise ValueError("sources is empty; a corpus recipe lists at least one source under `sources:`")
         request = describe_request(args, sources)
         spans = [None if source.is_synthetic else list(source.spans(args.piece_bytes)) for source in sources]
-        index = NgramIndex.build({each.label: each.documents_once() for each in sets}) if sets else None
+        index = NgramIndex.build({each.label: _texts(each) for each in sets}) if sets else None
         plan = cls(args, sources, spans, request, index.describe() if index else None)
         plan._write(index)
         return plan
@@ -140,6 +141,10 @@ def describe_request(args: CorpusArguments, sources: list[Source]) -> dict[str, 
         "sources": [source.fingerprint() for source in sources],
         "decontamination": {"sets": sets, "contaminated": args.contaminated} if sets else None,
     }
+
+
+def _texts(source: Source) -> list[str]:
+    return hub.with_patience(lambda: list(source.documents_once()), f"reading {source.label}")
 
 
 def _without_selection(request: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from training.data.reading import jsonl_rows, parquet_groups, parquet_rows, text
 from training.data.synthetic import GENERATORS, SyntheticDocuments
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
-# A synthetic document has some 250 bytes; a piece of them is kept smaller than one of files, for it is made quickly.
-BYTES_PER_SYNTHETIC_DOCUMENT = 1024
+# Pieces of synthetic documents, some 150 bytes each, are kept far smaller than those of files: a small corpus needs few of
+# them, and what is made beyond its dose is thrown away.
+BYTES_PER_SYNTHETIC_DOCUMENT = 8192
 
 
 @dataclass(frozen=True)
@@ -240,9 +241,11 @@ class Source:
         else:
             from datasets import load_dataset
 
-            rows = load_dataset(
-                self.hub, self.config, split=self.split, revision=self._hub_revision(), streaming=True
-            ).shard(num_shards=span.last, index=span.first)
+            # The commit of the plan: a branch may have moved since.
+            revision = hub.commit_in(span.file) or self.revision
+            rows = load_dataset(self.hub, self.config, split=self.split, revision=revision, streaming=True).shard(
+                num_shards=span.last, index=span.first
+            )
             for number, row in enumerate(rows):
                 yield from self._texts_of(row, f"{span.file}, row {number}")
 
