@@ -90,8 +90,8 @@ def print_table(entries: list[dict]) -> None:
         if entry["load_share"] and entry["workers"] == fewest:
             rate = entry["mb_per_cpu_second"] / (1 - entry["load_share"])
             print(
-                f"{entry['variant']}: {entry['load_share']:.0%} of its CPU time is load_dataset, which copies the text; "
-                f"without it {rate:.1f} MB/CPU-s"
+                f"{entry['variant']}: {entry['load_share']:.0%} of its CPU time is load_dataset, which copies the "
+                f"text; without it {rate:.1f} MB/CPU-s"
             )
     doubtful = [
         f"{entry['variant']} with {entry['workers']}"
@@ -125,8 +125,8 @@ def print_projection(entries: list[dict], text: str) -> None:
     fewest, most = (choose(entry["workers"] for entry in entries) for choose in (min, max))
     print(
         f"\nhours for {PROJECTED_TOKENS / 1e9:.0f}B tokens, {megabytes / 1e3:.0f} GB at {BYTES_PER_TOKEN} bytes per "
-        f"token, if the CPU seconds per MB of {text}\nwith workers {fewest} spread evenly over the cores, and disk and "
-        "network keep up. What the parent process does\nalone is done on one core: no number of cores takes less"
+        f"token, if the CPU seconds per MB of {text}\nwith workers {fewest} spread evenly over the cores, and disk "
+        "and network keep up. What the parent process does\nalone is done on one core: no number of cores takes less"
     )
     layout = "{:<32} {:>9} {:>9} {:>9} {:>13}"
     print(layout.format("variant", *(f"{cores} core{'s' * (cores > 1)}" for cores in CORES), "parent alone"))

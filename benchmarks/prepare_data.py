@@ -165,22 +165,23 @@ def list_variants(options: argparse.Namespace, scratch: Path) -> list[Variant]:
     tokenizers = {condition: str(scratch / "tokenizers" / condition) for condition in BOTH_ARMS}
     for condition, folder in tokenizers.items():
         MulFactTokenizer.build(condition).save_pretrained(folder)
-    both, baseline = ({arm: f"corpus/{arm}" for arm in arms} for arms in (BOTH_ARMS, BOTH_ARMS[:1]))
     found = []
     for workers in options.workers:
         for encoder in options.encoders:
-            ours = {"way": "ours", "encoder": encoder, "conditions": BOTH_ARMS}
-            found.append(Variant(f"ours, {encoder}", workers, both, ours))
-            one_arm = ours | {"conditions": BOTH_ARMS[:1]}
-            found.append(Variant(f"ours, {encoder}, one arm", workers, baseline, one_arm))
-            if options.test_items:
-                left_out = ours | {"test_items": test_items}
-                found.append(Variant(f"ours, {encoder}, decontaminated", workers, {}, left_out))
-        found.append(Variant(LOOP, workers, {"baseline": "."}, {"way": "nanogpt_loop"}))
+            for way, name, arms, more in (
+                ("ours", f"ours, {encoder}", BOTH_ARMS, {}),
+                ("one_arm", f"ours, {encoder}, one arm", BOTH_ARMS[:1], {}),
+                ("decontaminated", f"ours, {encoder}, decontaminated", BOTH_ARMS, {"test_items": test_items}),
+            ):
+                request = {"way": "ours", "encoder": encoder, "conditions": arms, **more}
+                gives = {} if more else {arm: f"corpus/{arm}" for arm in arms}
+                found.append((way, Variant(name, workers, gives, request)))
+        found.append(("nanogpt_loop", Variant(LOOP, workers, {"baseline": "."}, {"way": "nanogpt_loop"})))
         for condition, name in zip(BOTH_ARMS, (MAP, "datasets.map mul_tokens"), strict=True):
-            mapped = {"way": "datasets_map", "tokenizer": tokenizers[condition]}
-            found.append(Variant(name, workers, {condition: "."}, mapped))
-    return [variant for variant in found if variant.request["way"] in options.ways]
+            request = {"way": "datasets_map", "tokenizer": tokenizers[condition]}
+            found.append(("datasets_map", Variant(name, workers, {condition: "."}, request)))
+    wanted = set(options.ways) - (set() if options.test_items else {"decontaminated"})
+    return [variant for way, variant in found if way in wanted]
 
 
 def run(variant: Variant, text: Text, scratch: Path) -> dict:
@@ -299,8 +300,8 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--encoders", nargs="+", default=["tiktoken", "gigatoken"])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    ways = ("ours", "nanogpt_loop", "datasets_map")
-    parser.add_argument("--ways", nargs="+", choices=ways, default=ways, help="leave out the others")
+    ways = ("ours", "one_arm", "decontaminated", "nanogpt_loop", "datasets_map")
+    parser.add_argument("--ways", nargs="+", choices=ways, default=ways, help="measure these variants only")
     parser.add_argument("--validation_fraction", type=float, default=0.02, help="of the documents, held out by ours")
     parser.add_argument("--scratch", type=Path, help="where to put texts and shards; default: the system's choice")
     parser.add_argument("--json", type=Path, default=Path("runs/benchmarks/prepare_data.json"))

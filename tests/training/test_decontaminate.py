@@ -45,26 +45,26 @@ BLANKS = st.text(st.sampled_from(ALL_BLANKS), min_size=1, max_size=3)
 @st.composite
 def sets_and_texts(draw):
     """Evaluation sets and documents that are cut from one sequence of words, and dressed up differently."""
-    story = draw(st.lists(st.sampled_from(VOCABULARY), min_size=20, max_size=60))
-
-    dressings = st.lists(st.tuples(st.booleans(), NOISE, NOISE, BLANKS, NOISE, BLANKS), min_size=1, max_size=4)
+    story = draw(st.lists(st.sampled_from(VOCABULARY), min_size=25, max_size=50))
+    dressing = st.tuples(st.booleans(), NOISE, NOISE, BLANKS, NOISE, BLANKS)
+    dressings = draw(st.lists(dressing, min_size=1, max_size=5))
 
     def dressed(text):
-        pieces = []
-        for word, (upper, inside, after, *between) in zip(text, cycle(draw(dressings)), strict=False):
+        pieces, first = [], draw(st.integers(0, len(dressings) - 1))
+        for word, (upper, inside, after, *between) in zip(text, cycle(dressings[first:] + dressings), strict=False):
             cased = word.upper() if upper else word
             pieces += [cased[:1], inside, cased[1:], after, *between]
         return "".join(pieces[: draw(st.sampled_from([None, -3]))])
 
     def cut_out():
-        first = draw(st.integers(0, len(story)))
-        text = story[first : first + draw(st.integers(0, 30))]
-        if text and draw(st.booleans()):
+        first = draw(st.integers(0, 15))
+        text = story[first : first + draw(st.sampled_from([60, 25, 14, 13, 12, 6, 0]))]
+        if text and draw(st.integers(0, 2)) == 0:
             text[draw(st.integers(0, len(text) - 1))] = draw(st.sampled_from(VOCABULARY))
         return dressed(text)
 
-    sets = {name: [cut_out() for _ in range(draw(st.integers(0, 2)))] for name in draw(st.permutations(["x", "y"]))}
-    return sets, [cut_out() for _ in range(draw(st.integers(0, 4)))]
+    sets = {name: [cut_out() for _ in range(draw(st.integers(0, 3)))] for name in draw(st.permutations(["x", "y"]))}
+    return sets, [cut_out() for _ in range(draw(st.integers(0, 5)))]
 
 
 @settings(max_examples=100, deadline=None)

@@ -98,7 +98,7 @@ def prepare(server, folder, *sources):
     recipe = folder / "corpus.yaml"
     sources = [{"hub": "someone/texts", **source} for source in sources]
     recipe.write_text(yaml.safe_dump({"sources": sources, "output_dir": str(folder / "corpus"), **SETTINGS}))
-    result = run(server, folder, "training/prepare_data.py", recipe, "--workers", "1")
+    result = run(server, folder, "training/prepare_data.py", recipe, "--workers", "2")
     assert result.returncode == 0, result.stderr
     return result
 

@@ -2,13 +2,22 @@
 
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
 
+def partial_path(path: Path) -> Path:
+    """Return where a file is written before it gets its name.
+
+    It is this process's own: another one, of an earlier try or on another machine, may still be writing the same file.
+    """
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old one or the new one, never a part, also after a power loss."""
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_path(path)
     with open(partial, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -22,6 +22,7 @@ from training.core.files import write_json
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
 from training.data.pieces import PieceMaker, read_record
 from training.data.plan import Piece, Plan
+from training.data.worker_pool import ONE_THREAD
 
 try:
     import multiprocess
@@ -38,12 +39,6 @@ except ImportError as error:
 MOST_BYTES_PER_TOKEN = 6.0
 MOST_TASKS = 1000  # Slurm's usual limit for one array of jobs is 1001
 MOST_CPUS_OF_FINISH = 16
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "RAYON_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 
 
 class PreparePieces(PipelineStep):
@@ -130,7 +125,7 @@ def launch(args: CorpusArguments, preparation: PreparationArguments) -> bool:
     them, and returns False; given again it submits what failed, or says that the jobs are still on the cluster.
     Raises `ValueError` for what is wrong with the input, and where there is no Slurm or it refuses the jobs.
     """
-    from training.data.corpus import _check_disk, alone_in, missing_conditions  # PyTorch, see above
+    from training.data.corpus import alone_in, check_disk, missing_conditions  # PyTorch, see above
 
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -146,7 +141,7 @@ def launch(args: CorpusArguments, preparation: PreparationArguments) -> bool:
         if not missing:
             return True
         plan = Plan.make(args)
-        _check_disk(plan, missing)
+        check_disk(plan, missing)
         pieces = pieces_ahead(plan)
         tasks = min(len(pieces), MOST_TASKS)
         left = _mark_completed_tasks(plan, pieces, missing, tasks)

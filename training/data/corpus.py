@@ -48,7 +48,7 @@ def prepare_corpus(
         missing = missing_conditions(args)
         if missing:
             plan = Plan.make(args)
-            _check_disk(plan, missing)
+            check_disk(plan, missing)
             with Progress(args, plan.text_bytes(), progress, report) as display:
                 preparation = _Preparation(plan, missing, display)
                 preparation.run(workers, encoder)
@@ -236,7 +236,7 @@ def _check_complete(folder: Path, request: dict, tokenizer: str) -> None:
             raise ValueError(f"shard '{folder / name}' is missing or truncated; delete '{folder}' and run again")
 
 
-def _check_disk(plan: Plan, conditions: list[str]) -> None:
+def check_disk(plan: Plan, conditions: list[str]) -> None:
     """Raise `ValueError` before the work where the disk cannot hold its result."""
     tokens = plan.args.target_tokens or plan.text_bytes() / BYTES_OF_TEXT_PER_TOKEN
     held_out = plan.args.validation_fraction * tokens * 5

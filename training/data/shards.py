@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from training.core.files import partial_path
+
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 2
 SPLITS = ("train", "validation")
@@ -31,8 +33,7 @@ class ShardWriter:
         self.tokens = 0
         self.documents = 0
         self._tables: list[np.ndarray] = []
-        # A process of an earlier try may still be about, and must not write into the same file.
-        self._partial = folder / f".{stem}.{os.getpid()}.partial"
+        self._partial = partial_path(folder / stem)
         self._file = None
 
     def append(self, tokens: np.ndarray, documents: np.ndarray) -> None:
@@ -81,7 +82,7 @@ def shard_files(stem: str) -> tuple[str, str]:
 
 def write_array(path: Path, array: np.ndarray) -> dict:
     """Write a `.npy` file that is there as a whole or not at all; returns its bytes and sha256."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_path(path)
     with open(partial, "wb") as file:
         np.save(file, array, allow_pickle=False)
     return _publish(partial, path)

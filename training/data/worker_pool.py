@@ -16,6 +16,13 @@ from typing import Any, Protocol
 from training.data.pieces import Advance, PieceMaker, read_record
 from training.data.plan import Piece, Plan
 
+# A worker has one core; libraries that started a thread for each would only get in each other's way.
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 # A piece whose worker dies this often is not tried again: the fault is its own.
 DEATHS_PER_PIECE = 3
 
@@ -123,7 +130,6 @@ class WorkerPool:
             process.stdin.flush()
 
     def _start(self, worker: int) -> subprocess.Popen:
-        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         process = subprocess.Popen(
             [
                 sys.executable,
@@ -137,7 +143,7 @@ class WorkerPool:
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            env={**os.environ, **one_thread, "TOKENIZERS_PARALLELISM": "false"},
+            env={**os.environ, **ONE_THREAD},
             cwd=Path.cwd(),
         )
         self._workers[worker] = process
