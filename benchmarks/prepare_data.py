@@ -41,6 +41,7 @@ import pyarrow.parquet as pq
 from preparation_report import LOOP, MAP, STARTUP, print_report
 
 from tokenization import MulFactTokenizer
+from training.core.console import processor_name
 from training.core.provenance import environment
 from training.data.reading import jsonl_rows, text_documents
 
@@ -282,7 +283,7 @@ def check_ids(runs: list[dict]) -> None:
 
 def describe_environment() -> dict:
     """Return what `run.json` says about a run, and the versions that count here."""
-    found = environment()
+    found = environment(processor_name())
     for package in ("gigatoken", "pyarrow"):
         try:
             found["versions"][package] = importlib.metadata.version(package)

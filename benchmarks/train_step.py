@@ -33,7 +33,7 @@ from transformers import GPT2LMHeadModel
 from transformers.utils import logging
 
 from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
-from training.core.device import peak_memory_gib, set_cpu_threads, tune_allocator
+from training.core.device import device_name, peak_memory_gib, set_cpu_threads, tune_allocator
 from training.core.provenance import environment
 
 # Batch size, and what differs from the 124M model; batches of 512 and 2048 tokens keep a CPU step in seconds.
@@ -73,7 +73,7 @@ def main(options: argparse.Namespace) -> None:
 
     report = summarize(rounds, first_losses, peaks, batch.numel(), config.flops_per_token(options.sequence_length))
     report |= {
-        "environment": environment(),
+        "environment": environment(device_name()),
         "settings": vars(options) | {"batch_size": batch_size, "load_average": [load_before, os.getloadavg()]},
     }
     print_table(report)

@@ -15,12 +15,12 @@ exits 75 after SIGTERM, 130 after Ctrl-C. `--describe` prints what a finished co
 
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
-from training.core.interruption import EXIT_CODES
-from training.core.provenance import write_run_file
-from training.core.recipe import resolved, run_program
-from training.data.corpus import missing_conditions, prepare_corpus
+from training.core.console import EXIT_CODES
+from training.core.recipe import run_program
+from training.data.corpus import prepare_corpus
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
 
 
@@ -29,16 +29,13 @@ def main(args: CorpusArguments, preparation: PreparationArguments) -> int:
         return describe(Path(preparation.describe))
     signal.signal(signal.SIGTERM, _raise_exit)
     try:
-        if missing_conditions(args):
-            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-            write_run_file(Path(args.output_dir), {"recipe": resolved(args, preparation)})
         if preparation.executor != "here":
             from training.data import cluster  # it needs datatrove, which is an extra
 
-            finish_here = cluster.launch(args, preparation)
-            if not finish_here:
+            if not cluster.launch(args, preparation):
                 return 0
-        prepare_corpus(args, print, preparation.processes, preparation.encoder, preparation.progress)
+        say = partial(print, flush=True)  # also when the output is a file that somebody watches
+        prepare_corpus(args, say, preparation.processes, preparation.encoder, preparation.progress)
     except KeyboardInterrupt:
         print("stopped; what is finished is kept, give the same command again to go on", file=sys.stderr)
         return EXIT_CODES[signal.SIGINT]

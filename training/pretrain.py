@@ -20,7 +20,7 @@ from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
 from tokenization import MulFactTokenizer
 from tokenization.mul_facts import END_OF_TEXT_ID, FACT_IDS, PAD_ID, RESERVED_IDS, VOCABULARY_SIZE
 from training.core.checkpoint import DAMAGED, checkpoint_step, list_checkpoints
-from training.core.device import initialize_deepspeed_on_cpu, prepare_process
+from training.core.device import device_name, initialize_deepspeed_on_cpu, prepare_process
 from training.core.provenance import check_same_run, sha256_of_weights, write_run_file
 from training.core.recipe import parse_recipe, resolved, run_program
 from training.core.tracking import METRICS_FILE, Throughput, read_metrics
@@ -226,7 +226,7 @@ def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArg
             return 0
     if args.process_index == 0:
         trainer.run_dir.mkdir(parents=True, exist_ok=True)
-        write_run_file(trainer.run_dir, facts)
+        write_run_file(trainer.run_dir, facts, device_name())
     print_on_main(args, describe_start(args, model, train_dataset, checkpoint, trainer.engine))
     with trainer.stopper:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

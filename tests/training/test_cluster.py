@@ -21,8 +21,8 @@ from tests.conftest import CORPUS, PROJECT
 from training.data.cluster import PreparePieces, launch, pieces_ahead
 from training.data.corpus import alone_in, prepare_corpus
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
-from training.data.pieces import read_record
 from training.data.plan import Plan
+from training.data.records import read_record
 
 CONDITIONS = ["baseline", "mul_tokens"]
 HERE = PreparationArguments(executor="datatrove", workers=2)

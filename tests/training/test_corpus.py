@@ -28,7 +28,9 @@ def prepare(folder, workers=1, **changes):
 
 
 def content(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """All files but the one that says when and how they were made."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "run.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def text_source(tmp_path, name, texts, **entry):
@@ -184,6 +186,62 @@ def test_pieces_are_kept_when_only_the_target_changes(tmp_path, monkeypatch):
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
+def test_gap_that_an_interruption_left_is_filled(tmp_path, monkeypatch):
+    target = {"target_tokens": 14_000}
+    prepare(tmp_path / "reference", **target)
+    begin_and_stop(tmp_path / "c", monkeypatch, **target)
+    records = sorted((tmp_path / "c" / "unfinished").glob("00-*.json"))
+    assert len(records) == 3
+    records[1].unlink()
+    prepare(tmp_path / "c", **target)
+    assert content(tmp_path / "c") == content(tmp_path / "reference")
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_record_whose_shard_is_damaged_does_not_count(corpus_dir, tmp_path, monkeypatch, damage):
+    begin_and_stop(tmp_path, monkeypatch)
+    shard = tmp_path / "mul_tokens" / "train-00-00001.tokens.npy"
+    if damage == "cut":
+        shard.write_bytes(shard.read_bytes()[:-2])
+    else:
+        shard.unlink()
+    _, lines = prepare(tmp_path)
+    assert any("continuing with 6 pieces" in line for line in lines)
+    assert content(tmp_path) == content(corpus_dir)
+
+
+def test_corpus_beside_it_of_another_recipe_is_not_touched(tmp_path):
+    prepare(tmp_path, conditions=["baseline"])
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match="holds another corpus: its split_seed is 0, this recipe has 1"):
+        prepare(tmp_path, conditions=["mul_tokens"], split_seed=1)
+    assert content(tmp_path) == before
+
+
+def test_finished_corpus_does_not_need_its_sources(tmp_path):
+    source = text_source(tmp_path, "a.jsonl", [f"{index} apples" for index in range(200)])
+    settings = {"sources": [source], "source_root": str(tmp_path)}
+    prepare(tmp_path / "c", **settings)
+    (tmp_path / "a.jsonl").unlink()
+    assert prepare(tmp_path / "c", **settings)[1] == [f"{tmp_path / 'c'} is complete; nothing to do"]
+    with pytest.raises(FileNotFoundError, match=r"a\.jsonl"):
+        prepare(tmp_path / "d", **settings)
+
+
+def test_arm_that_was_given_up_leaves_nothing_behind(tmp_path, monkeypatch):
+    begin_and_stop(tmp_path, monkeypatch)
+    prepare(tmp_path, conditions=["baseline"])
+    assert not list((tmp_path / "mul_tokens").iterdir())
+
+
+def test_files_that_are_not_read_are_named(tmp_path):
+    (tmp_path / "rows").mkdir()
+    text_source(tmp_path / "rows", "a.jsonl", [f"{index} apples" for index in range(200)])
+    (tmp_path / "rows" / "b.jsonl.gz").write_bytes(b"")
+    _, lines = prepare(tmp_path / "c", sources=[{"path": "rows"}], source_root=str(tmp_path))
+    assert any("1 files are none of" in line and "b.jsonl.gz" in line for line in lines)
+
+
 def test_manifest_of_one_arm_alone_does_not_stop_the_other(corpus_dir, tmp_path, monkeypatch):
     def dies_at_the_second(path, value):
         write_json(path, value)
@@ -276,6 +334,8 @@ def test_corpus_short_of_its_target_fails_with_the_numbers(tmp_path):
         ({"piece_bytes": 0}, "piece_bytes is 0"),
         ({"contaminated": "burn"}, "drop or report"),
         ({"decontaminate": [{"path": "a"}, {"path": "a"}]}, "called alike"),
+        ({"decontaminate": [{"synthetic": "drills"}]}, "needs `documents`"),
+        ({"split_seed": -1}, "split_seed is -1"),
         ({"sources": [{"synthetic": "drills", "documents": 9, "weight": 2}]}, "need target_tokens"),
         (
             {

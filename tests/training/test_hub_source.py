@@ -151,7 +151,9 @@ def test_corpus_from_the_hub_is_that_of_the_same_files_in_a_folder(in_place, exp
 
 def test_manifest_records_the_commit_behind_the_branch(in_place):
     request = read_manifest(in_place.folder / "corpus" / "baseline")["request"]
-    assert request["sources"] == [{"hub": "someone/texts", "config": "sample-10BT", "revision": COMMIT}]
+    assert request["sources"] == [
+        {"hub": "someone/texts", "config": "sample-10BT", "branch": "main", "revision": COMMIT}
+    ]
 
 
 def test_branch_is_resolved_once_and_its_commit_read_from_then_on(in_place):
@@ -171,7 +173,7 @@ def test_reading_in_place_asks_for_ranges_and_not_for_whole_files(in_place, repo
 
 def test_overloaded_hub_and_cut_connection_are_retried_aloud_and_change_nothing(hindered, expected):
     for what in ("asking for someone/texts", "piece 00-00000"):
-        line = rf"{what} failed: HfHubHTTPError: .*; trying again in 1 s \(1 of 7\)"
+        line = rf"{what} failed: HfHubHTTPError: .*; trying again in 1 s \(1 of 13\)"
         assert re.search(line, hindered.result.stdout)
     assert re.search(r"peer closed connection.*001_00000.parquet", hindered.result.stderr)  # the Hub's client says it
     assert_same_shards(hindered.folder, expected)
@@ -248,17 +250,17 @@ def answer(status, kind=HfHubHTTPError):
     )
 
 
-def test_waits_double_up_to_a_minute_and_each_is_announced():
+def test_waits_double_up_to_two_minutes_and_each_is_announced():
     result, waits, lines = patiently(*[ConnectionError("lost")] * (hub.ATTEMPTS - 1))
     assert result == "done"
-    assert waits == [1, 2, 4, 8, 16, 32, 60]
-    assert lines[2] == "reading failed: ConnectionError: lost; trying again in 4 s (3 of 7)"
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 120, 120, 120, 120, 120, 120]
+    assert lines[2] == "reading failed: ConnectionError: lost; trying again in 4 s (3 of 13)"
 
 
 def test_patience_ends_after_the_last_attempt_and_says_what_to_do():
     result, waits, _ = patiently(*[ConnectionError("lost")] * hub.ATTEMPTS)
     assert isinstance(result, ValueError)
-    assert "reading failed 8 times, in the end with ConnectionError: lost; what is finished is kept" in str(result)
+    assert "reading failed 14 times, in the end with ConnectionError: lost; what is finished is kept" in str(result)
     assert len(waits) == hub.ATTEMPTS - 1
 
 
@@ -267,7 +269,7 @@ def test_overload_is_worth_another_try(status):
     assert patiently(answer(status)) == (
         "done",
         [1],
-        [f"reading failed: HfHubHTTPError: Error {status} In the middle; trying again in 1 s (1 of 7)"],
+        [f"reading failed: HfHubHTTPError: Error {status} In the middle; trying again in 1 s (1 of 13)"],
     )
 
 

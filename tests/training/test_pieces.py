@@ -15,6 +15,7 @@ from tokenization.mul_facts import END_OF_TEXT_ID
 from training.data import corpus as corpus_module
 from training.data.pieces import PieceMaker
 from training.data.shards import Corpus, read_manifest
+from training.data.sources import Source
 
 SENTENCES = [f"Sentence number {index} says that {index % 9 + 1} * 6 apples are not pears." for index in range(200)]
 TEST_ITEM = "The quick brown fox jumps over 13 lazy dogs while seven small mice watch it from the old barn."
@@ -170,25 +171,45 @@ def test_each_item_of_a_list_is_a_test_item(tmp_path):
     assert manifests["baseline"]["decontamination"]["sets"]["items"]["documents"] == 1
 
 
-def test_synthetic_text_is_not_searched_for_test_items(tmp_path):
-    problems = {"synthetic": "word_problems", "documents": 50}
-    sets = [{**problems, "name": "probes", "seed": 7}]
+def test_synthetic_documents_that_ask_a_probes_question_are_dropped(tmp_path):
+    problems = {"synthetic": "word_problems", "documents": 400}
+    probes = {**problems, "name": "probes", "documents": 300, "seed": 7}
     sources = [problems, text_source(tmp_path, "a.jsonl", SENTENCES)]
-    manifests, _ = prepare(
-        tmp_path / "c",
-        sources=sources,
-        source_root=str(tmp_path),
-        decontaminate=sets,
-        validation_synthetic=False,
-    )
-    assert manifests["baseline"]["sources"][0]["contaminated"] == 0
-    assert manifests["baseline"]["sources"][0]["train"]["documents"] == 50
+    settings = {"sources": sources, "source_root": str(tmp_path), "validation_synthetic": False}
+    manifests, _ = prepare(tmp_path / "c", decontaminate=[probes], **settings)
+    questions = {text.split("\n")[0] for text in Source.from_recipe(probes, ".").documents_once()}
+    asked = [text.split("\n")[0] for text in Source.from_recipe(problems, ".").documents_once()]
+    copies = sum(question in questions for question in asked)
+    assert 0 < copies < 100
+    source = manifests["baseline"]["sources"][0]
+    assert (source["contaminated"], source["train"]["documents"]) == (copies, 400 - copies)
+    assert not questions & {text.split("\n")[0] for text in texts_of(tmp_path / "c", "baseline", "train")}
 
 
-def dosed(tmp_path, dose=0.02, **changes):
+def test_copies_are_counted_up_to_the_cut(tmp_path):
+    copies = [f"{TEST_ITEM} Copy {index}." for index in range(100)]
+    texts = [text for pair in zip(SENTENCES, copies, strict=False) for text in pair]
+    for action in ("drop", "report"):
+        folder = tmp_path / action
+        folder.mkdir()
+        manifests, _ = decontamination(folder, texts, contaminated=action, target_tokens=600, piece_bytes=2**27)
+        train, validation = (manifests["baseline"]["splits"][split] for split in ("train", "validation"))
+        found = manifests["baseline"]["decontamination"]["documents"]
+        in_corpus = sum("lazy dogs" in text for text in texts_of(folder / "c", "baseline", "train"))
+        if action == "report":
+            assert in_corpus > 5
+            assert in_corpus <= found <= in_corpus + validation["documents"]
+        else:
+            assert in_corpus == 0
+            assert train["documents"] - 1 <= found <= train["documents"] + validation["documents"]
+
+
+def dosed(tmp_path, dose=0.02, at=None, **changes):
     plain = [f"Nothing to multiply in sentence {index}." for index in range(300)]
-    sources = [text_source(tmp_path, "a.jsonl", plain), {"synthetic": "drills"}, {"synthetic": "word_problems"}]
-    settings = {"sources": sources, "source_root": str(tmp_path), "dose": dose, "piece_bytes": 20 * 8192}
+    if at is None:
+        text_source(tmp_path, "a.jsonl", plain)
+    sources = [{"path": "a.jsonl"}, {"synthetic": "drills"}, {"synthetic": "word_problems"}]
+    settings = {"sources": sources, "source_root": str(at or tmp_path), "dose": dose, "piece_bytes": 20 * 8192}
     return prepare(tmp_path / "c", validation_synthetic=False, **{**settings, **changes})
 
 
@@ -211,9 +232,15 @@ def test_dose_is_reached_by_synthetic_text_that_both_arms_read(tmp_path, target_
 
 
 def test_dose_out_of_reach_is_refused(tmp_path):
-    sources = [text_source(tmp_path, "a.jsonl", SENTENCES), {"synthetic": "tables", "documents": 3}]
-    with pytest.raises(ValueError, match=r"dose 0\.3 is out of reach: .*'tables' 3 documents"):
-        dosed(tmp_path, dose=0.3, sources=sources)
+    plain = text_source(tmp_path, "a.jsonl", [f"Nothing to multiply in sentence {index}." for index in range(300)])
+    tables = {"synthetic": "tables", "documents": 3}
+    with pytest.raises(ValueError, match=r"dose 0\.1 is out of reach: .*'tables' 3 documents"):
+        dosed(tmp_path, dose=0.1, sources=[plain, tables])
+    # One that ends beside one that does not, and one that holds too few facts itself: neither may go on for ever.
+    with pytest.raises(ValueError, match=r"ran out \('tables' 3 documents, 'word_problems' \d+ documents\)"):
+        dosed(tmp_path / "b", dose=0.05, sources=[plain, tables, {"synthetic": "word_problems"}], at=tmp_path)
+    with pytest.raises(ValueError, match=r"dose 0\.3 is out of reach: the synthetic sources themselves hold 0\.0\d+ "):
+        dosed(tmp_path / "c", dose=0.3, sources=[plain, {"synthetic": "drills"}], at=tmp_path)
 
 
 def test_weak_dose_is_refused_unless_the_recipe_says_otherwise(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.pieces import TRAIN_DOCUMENT, documents_path
+from training.data.records import TRAIN_DOCUMENT, documents_path
 from training.data.selection import Cut, Stock, reach_dose, take
 
 DOCUMENTS = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), max_size=6)
@@ -21,7 +21,7 @@ class Numbered:
     count = 0
 
 
-def stock(folder, pieces, weight=1.0, epochs=1):
+def stock(folder, pieces, weight=1.0, epochs=1, complete=True):
     """A stock of pieces of (plain tokens, facts) documents, with the files that it reads."""
     names, records = [], []
     for documents in pieces:
@@ -37,7 +37,7 @@ def stock(folder, pieces, weight=1.0, epochs=1):
             "facts_by_fact": [sum(facts for _, facts in documents)],
         }
         records.append({"splits": {"train": train}})
-    return Stock(folder, names, records, weight, epochs)
+    return Stock(folder, names, records, weight, epochs, complete)
 
 
 def prefix(documents, tokens):
@@ -45,7 +45,7 @@ def prefix(documents, tokens):
     taken = held = facts = 0
     while held < tokens and taken < len(documents):
         held, facts, taken = held + documents[taken][0], facts + documents[taken][1], taken + 1
-    return Cut(taken, held, facts)
+    return Cut(taken, held, facts, ran_out=held < tokens)
 
 
 @given(pieces=PIECES, epochs=st.integers(1, 3), tokens=st.integers(0, 200))
@@ -73,13 +73,14 @@ def test_target_is_filled_in_order_or_by_weight(folder):
     assert [cut.documents for cut in take([first, second], None, weighted=False)] == [10, 10]
 
 
-@given(
-    natural=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 1)), min_size=1, max_size=30),
-    filler=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 2)), min_size=1, max_size=30),
-    target=st.one_of(st.none(), st.integers(10, 60)),
-    dose=st.sampled_from([0.01, 0.1, 0.2]),
-)
+FILLER = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 2)), min_size=1, max_size=30)
+TARGET = st.one_of(st.none(), st.integers(10, 60))
+DOSE = st.sampled_from([0.01, 0.1, 0.2])
+
+
+@given(natural=st.lists(st.integers(1, 9), min_size=1, max_size=30), filler=FILLER, target=TARGET, dose=DOSE)
 def test_dose_is_reached_and_one_document_less_would_miss_it(folder, natural, filler, target, dose):
+    natural = [(tokens, 0) for tokens in natural]
     others, fillers = [stock(folder, [natural])], [stock(folder, [filler])]
     reached = reach_dose(lambda tokens: take(others, tokens, weighted=False), fillers, target, dose)
 
@@ -98,6 +99,37 @@ def test_dose_is_reached_and_one_document_less_would_miss_it(folder, natural, fi
     assert (base.facts + added.facts, base.plain_tokens + added.plain_tokens) == (facts, tokens)
     assert facts >= dose * tokens
     assert added.documents == 0 or not holds[added.documents - 1]
+
+
+@given(
+    natural=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 2)), min_size=1, max_size=30),
+    filler=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2)), min_size=1, max_size=30),
+    target=TARGET,
+    dose=DOSE,
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=30),
+)
+def test_dose_does_not_depend_on_how_much_more_filler_is_at_hand(folder, natural, filler, target, dose, sizes):
+    others = [stock(folder, [natural])]
+    pieces, rest = [], list(filler)
+    for size in [*sizes, len(filler)]:
+        pieces, rest = [*pieces, rest[:size]], rest[size:]
+
+    def reach(count):
+        part = stock(folder, pieces[:count], complete=count == len(pieces))
+        return reach_dose(lambda tokens: take(others, tokens, weighted=False), [part], target, dose)
+
+    results = [reach(count) for count in range(1, len(pieces) + 1)]
+    found = [result for result in results if result is not None]
+    assert all(result == found[0] for result in found)
+
+
+def test_pieces_behind_the_cut_do_not_count_even_without_documents(folder):
+    held = stock(folder, [[(5, 0)], [(5, 0)], [], [(5, 0)]])
+    assert held.choose(held.first(10)).used == [0, 1]
+    before = stock(folder, [[(5, 0)], [(5, 0)], []], complete=False)
+    assert before.choose(before.first(10)).used == [0, 1]
+    assert held.choose(held.first(0)).used == []
+    assert held.choose(held.whole).used == [0, 1, 2, 3]
 
 
 def test_fillers_share_by_weight(folder):

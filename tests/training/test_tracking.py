@@ -3,7 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from training.core.tracking import MetricsFile, Throughput, format_duration, format_log_line, read_metrics
+from training.core.console import format_duration
+from training.core.tracking import MetricsFile, Throughput, format_log_line, read_metrics
 
 ROW = {
     "loss": 3.25,

@@ -6,8 +6,8 @@ import pytest
 from tests.training.test_corpus import content, prepare
 from training.data.corpus import prepare_corpus
 from training.data.corpus_recipe import CorpusArguments
-from training.data.pieces import read_record
 from training.data.plan import Plan
+from training.data.records import read_record
 from training.data.worker_pool import WorkerPool
 
 SOURCES = [{"synthetic": "drills", "documents": 200}, {"synthetic": "tables", "documents": 200}]
@@ -92,7 +92,7 @@ def test_piece_that_kills_every_worker_is_named_and_the_others_are_kept(tmp_path
 
         monkeypatch.setattr(pool, "_give", give_and_kill)
         watcher = Watcher()
-        with pytest.raises(RuntimeError, match=r"3 workers died at piece 00-00001 \(.*b\.txt\), the last of SIGKILL"):
+        with pytest.raises(ValueError, match=r"3 workers died at piece 00-00001 \(.*b\.txt\), the last of SIGKILL"):
             pool.run(lambda: next(pieces, None), watcher)
     assert watcher.finished == ["00-00000"]
     assert len(watcher.notes) == 2
@@ -121,3 +121,13 @@ def test_workers_end_with_the_block(tmp_path):
     for process in started:
         with pytest.raises(ProcessLookupError):
             os.kill(process, 0)
+
+
+def test_what_the_environment_prints_is_no_answer_of_a_worker(tmp_path, monkeypatch, capfd):
+    (tmp_path / "noise").mkdir()
+    (tmp_path / "noise" / "sitecustomize.py").write_text("print('hello from the environment')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "noise"))
+    args = CorpusArguments(sources=SOURCES, output_dir=str(tmp_path / "a"))
+    _, watcher = run_pool(args, lambda pool: Watcher())
+    assert sorted(watcher.finished) == ["00-00000", "01-00000"]
+    assert "hello from the environment" in capfd.readouterr().err

@@ -9,6 +9,8 @@ import sys
 
 import torch
 
+from training.core.console import processor_name
+
 # Dense bf16 tensor-core peaks in FLOP/s, from the vendors' data sheets (without sparsity). Longer names come first,
 # because a device is looked up by substring.
 PEAK_FLOPS = {
@@ -40,11 +42,7 @@ def device_name() -> str:
     """Return a name of the device for people: the GPU's, or the processor's with the number of threads in use."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    model = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), model)
-    return f"{model}, {torch.get_num_threads()} threads"
+    return f"{processor_name()}, {torch.get_num_threads()} threads"
 
 
 def peak_memory_gib() -> float:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from transformers import TrainerCallback
 
-# os.EX_TEMPFAIL: "try again later", which schedulers can tell from a failure; 130 is what shells report for Ctrl-C.
-EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
+from training.core.console import EXIT_CODES
+
 SAME_CTRL_C_SECONDS = 1.0
 
 

@@ -8,12 +8,12 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from training.core.device import device_name
 from training.core.files import write_json
+
+if TYPE_CHECKING:
+    import torch
 
 RUN_FILE = "run.json"
 PACKAGES = (
@@ -30,8 +30,10 @@ PACKAGES = (
 )
 
 
-def sha256_of_weights(model: torch.nn.Module) -> str:
+def sha256_of_weights(model: "torch.nn.Module") -> str:
     """Return one hash of all parameters and their names, so that two arms can show that they began alike."""
+    import torch  # here, because corpus preparation, which has no weights, does without it
+
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         digest.update(name.encode())
@@ -39,24 +41,24 @@ def sha256_of_weights(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def environment() -> dict[str, Any]:
-    """Return the commit of this project, the versions of what it stands on, and the device."""
+def environment(device: str) -> dict[str, Any]:
+    """Return the commit of this project, the versions of what it stands on, and the device by its name."""
     return {
         "command": sys.argv,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git_commit": _git_commit(),
-        "device": device_name(),
+        "device": device,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
 
 
-def write_run_file(run_dir: Path, facts: dict[str, Any]) -> None:
+def write_run_file(run_dir: Path, facts: dict[str, Any], device: str) -> None:
     """Write `run.json`; each later start of the same run adds a line to its `starts`."""
     path = run_dir / RUN_FILE
     starts = json.loads(path.read_text(encoding="utf-8")).get("starts", []) if path.is_file() else []
-    write_json(path, {**facts, "starts": [*starts, environment()]})
+    write_json(path, {**facts, "starts": [*starts, environment(device)]})
 
 
 def check_same_run(run_dir: Path, facts: dict[str, Any], free_keys: frozenset[str]) -> None:

@@ -89,12 +89,17 @@ def run_program(main: Callable, dataclass_types: Sequence[type]) -> None:
     try:
         status = main(*groups)
     except (ValueError, FileNotFoundError) as error:
-        innermost = traceback.extract_tb(error.__traceback__)[-1]
-        project = Path(__file__).resolve().parents[2]
-        if not any(Path(innermost.filename).is_relative_to(project / package) for package in PROJECT_PACKAGES):
+        if not is_about_input(error):
             raise
         _exit_with(error)
     sys.exit(status)
+
+
+def is_about_input(error: Exception) -> bool:
+    """Return whether this project itself raised the error, and so has told the user what to do."""
+    innermost = traceback.extract_tb(error.__traceback__)[-1]
+    project = Path(__file__).resolve().parents[2]
+    return any(Path(innermost.filename).is_relative_to(project / package) for package in PROJECT_PACKAGES)
 
 
 def _exit_with(error: Exception) -> typing.NoReturn:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
+from training.core.console import format_duration
 from training.core.device import peak_flops, peak_memory_gib
 from training.core.files import write_text
 
@@ -128,11 +129,3 @@ def format_log_line(logs: dict, step: int, max_steps: int) -> str:
     else:
         return ""
     return " | ".join(parts)
-
-
-def format_duration(seconds: float) -> str:
-    """Return seconds as `1h02m`, `3m04s` or `5s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60}h{minutes % 60:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

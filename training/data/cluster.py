@@ -20,8 +20,9 @@ from typing import Any
 
 from training.core.files import write_json
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
-from training.data.pieces import PieceMaker, read_record
+from training.data.pieces import PieceMaker
 from training.data.plan import Piece, Plan
+from training.data.records import read_record
 from training.data.worker_pool import ONE_THREAD
 
 try:

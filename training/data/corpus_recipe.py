@@ -22,10 +22,11 @@ class CorpusArguments:
     begin. target_tokens: stop at this many training tokens, counted as plain GPT-2 tokens so that both arms get the
     same documents; without it every document is taken once. dose: reach this many facts per plain token in the
     training split, by adding documents of the synthetic sources. minimum_dose: refuse a treated corpus that holds
-    less. piece_bytes: text per piece, which one worker prepares and which becomes one shard. validation_fraction:
-    share of documents held out, chosen by a hash of the text. validation_synthetic: hold out synthetic documents as
-    well. decontaminate: a list of sources (same keys) whose texts are test items; contaminated: `drop` or only
-    `report` the documents that share 13 words in a row with one.
+    less. piece_bytes: text per piece of Parquet files, the work of one worker at a time and one shard; a text or JSONL
+    file is one piece, and a piece of a synthetic source has piece_bytes / 8192 documents. validation_fraction: share
+    of documents held out, chosen by a hash of the text. validation_synthetic: hold out synthetic documents as well.
+    decontaminate: a list of sources (same keys) whose texts are test items; contaminated: `drop` or only `report` the
+    documents that share 13 words in a row with one (synthetic documents: the first line).
     """
 
     sources: list[str] = field(default_factory=list)  # mappings in a recipe, JSON on the command line
@@ -61,10 +62,15 @@ class CorpusArguments:
             raise ValueError(
                 f"validation_fraction is {self.validation_fraction}; it lies between 0 and 1, such as 0.01"
             )
+        if not 0 <= self.split_seed < 2**63:
+            raise ValueError(f"split_seed is {self.split_seed}; it is a whole number from 0 to 2^63 - 1")
         if self.contaminated not in CONTAMINATED:
             raise ValueError(f"contaminated is '{self.contaminated}'; choose {' or '.join(CONTAMINATED)}")
         self._check_sources(self.open_sources())
-        labels = [source.label for source in self.open_evaluation_sets()]
+        sets = self.open_evaluation_sets()
+        if endless := [source.label for source in sets if source.is_endless]:
+            raise ValueError(f"set '{endless[0]}' of decontaminate needs `documents`, how many items it has")
+        labels = [source.label for source in sets]
         if len(set(labels)) < len(labels):
             raise ValueError(f"two sets of decontaminate are called alike ({', '.join(labels)}); give each a `name`")
 
@@ -93,7 +99,8 @@ class CorpusArguments:
         if sources and self.dose is not None and not (fillers and others):
             raise ValueError(
                 f"dose is {self.dose}, which mixes synthetic sources into others, but the recipe has "
-                f"{len(fillers)} synthetic and {len(others)} other; add a source of the missing kind, or leave dose out"
+                f"{len(fillers)} synthetic and {len(others)} other; add a source of the missing kind, or leave dose "
+                "out"
             )
         for group in (fillers, others):
             unweighted = [source.label for source in group if source.weight is None]

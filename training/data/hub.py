@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-ATTEMPTS = 8
+ATTEMPTS = 14  # the waits between them add up to a quarter of an hour
 FIRST_WAIT_SECONDS = 1.0
-LONGEST_WAIT_SECONDS = 60.0
+LONGEST_WAIT_SECONDS = 120.0
 RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 Result = TypeVar("Result")
@@ -25,7 +25,7 @@ def commit_of(repository: str, revision: str | None) -> str:
 
     A branch that moves between two questions would mix two corpora.
     """
-    if revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
+    if is_commit(revision):
         return revision
     if (repository, revision) not in _commits:
         from huggingface_hub import HfApi
@@ -160,6 +160,16 @@ def _brief(error: BaseException) -> str:
     """Return an error's kind and the beginning of its text in one line; the Hub's texts have paragraphs."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "more information" not in line]
     return f"{type(error).__name__}: {' '.join(lines[:2])}".rstrip(":. ")
+
+
+def remember_commit(repository: str, revision: str | None, commit: str) -> None:
+    """Let `commit_of` give this commit for as long as the process lives: the one that a corpus was begun with."""
+    _commits[repository, revision] = commit
+
+
+def is_commit(revision: str | None) -> bool:
+    """Return whether a revision is a whole commit hash, and not a branch or a tag, which may move."""
+    return revision is not None and re.fullmatch("[0-9a-f]{40}", revision) is not None
 
 
 def commit_in(address: str) -> str | None:

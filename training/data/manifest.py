@@ -15,8 +15,8 @@ from tokenization.mul_facts import FACTS
 from training.core.files import write_json
 from training.data.corpus_recipe import CorpusArguments
 from training.data.decontaminate import NGRAM_WORDS
-from training.data.pieces import documents_path, facts_path
 from training.data.plan import Plan
+from training.data.records import documents_path, facts_path
 from training.data.selection import Chosen
 from training.data.shards import FORMAT_VERSION, MANIFEST, SPLITS, ShardWriter, read_manifest, shard_files
 
@@ -73,9 +73,9 @@ def below_minimum_dose(args: CorpusArguments, condition: str, dose: float) -> st
     if condition == "baseline" or dose >= args.minimum_dose:
         return None
     return (
-        f"the training split holds {dose:.2e} facts per plain token, less than minimum_dose {args.minimum_dose:.2e}: too "
-        f"few for '{condition}' to learn from. Add a synthetic source and `dose: 1e-3`, or say `minimum_dose: 0` in "
-        "the recipe to have this corpus all the same; what is prepared is kept"
+        f"the training split holds {dose:.2e} facts per plain token, less than minimum_dose {args.minimum_dose:.2e}: "
+        f"too few for '{condition}' to learn from. Add a synthetic source and `dose: 1e-3`, or say `minimum_dose: 0` "
+        "in the recipe to have this corpus all the same; what is prepared is kept"
     )
 
 
@@ -135,7 +135,7 @@ def _manifest(plan: Plan, condition: str, choice: list[Chosen]) -> dict[str, Any
             "documents": splits["validation"]["documents"],
             "files": _merged(record["held_out"] for record in used),
         },
-        "decontamination": _describe_decontamination(plan, used),
+        "decontamination": _describe_decontamination(plan, choice),
         "decontaminated_files": _merged(record["contaminated"]["file"] for record in used),
         "files": files,
     }
@@ -191,22 +191,35 @@ def _describe_source(label: str, synthetic: bool, chosen: Chosen, part: _Part) -
             "null": sum(record["left_out"]["null"] for record in used),
             "blank": sum(record["left_out"]["blank"] for record in used),
         },
-        "contaminated": sum(record["contaminated"]["documents"] for record in used),
+        "contaminated": len(_copies_met(chosen)),
         "train": {key: described[key] for key in ("documents", "tokens", "plain_tokens", "bytes", "facts")},
     }
 
 
-def _describe_decontamination(plan: Plan, used: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _copies_met(chosen: Chosen) -> list[tuple[int, list[str]]]:
+    """Return (bytes, evaluation sets) of each copy of a test item among the documents up to the cut."""
+    taken = dict.fromkeys(chosen.used, 0)
+    for piece, count in chosen.train:
+        taken[piece] = max(taken[piece], count)
+    met = []
+    for piece, count in taken.items():
+        record = chosen.records[piece]
+        whole = count == record["splits"]["train"]["documents"]
+        met += [(size, sets) for before, size, sets in record["contaminated"]["places"] if whole or before < count]
+    return met
+
+
+def _describe_decontamination(plan: Plan, choice: list[Chosen]) -> dict[str, Any] | None:
     if plan.evaluation_sets is None:
         return None
-    by_set: Counter = Counter()
-    for record in used:
-        by_set.update(record["contaminated"]["by_set"])
+    met = [copy for chosen in choice for copy in _copies_met(chosen)]
+    by_set = Counter(name for _, sets in met for name in sets)
     return {
         "rule": f"{NGRAM_WORDS} words in a row, letters only, numbers and punctuation removed",
+        "rule_for_synthetic_text": "the whole first line, numbers included",
         "action": plan.args.contaminated,
-        "documents": sum(record["contaminated"]["documents"] for record in used),
-        "bytes": sum(record["contaminated"]["bytes"] for record in used),
+        "documents": len(met),
+        "bytes": sum(size for size, _ in met),
         "sets": {name: {**facts, "documents": by_set[name]} for name, facts in plan.evaluation_sets.items()},
     }
 
@@ -214,16 +227,17 @@ def _describe_decontamination(plan: Plan, used: list[dict[str, Any]]) -> dict[st
 def _check(plan: Plan, condition: str, manifest: dict[str, Any]) -> None:
     train, validation = (manifest["splits"][split]["documents"] for split in SPLITS)
     if train == 0 or validation == 0:
+        copies = (manifest["decontamination"] or {"documents": 0})["documents"]
         raise ValueError(
             f"of {train + validation:,} documents none fell to {'training' if train == 0 else 'validation'} at "
-            f"validation_fraction {plan.args.validation_fraction}; change the fraction, or set validation_synthetic if "
-            "every source is synthetic"
+            f"validation_fraction {plan.args.validation_fraction} ({copies:,} were copies of test items); change the "
+            "fraction, add text, or set validation_synthetic if every source is synthetic"
         )
     if error := below_minimum_dose(plan.args, condition, manifest["dose"]):
         raise ValueError(error)
     for other in sorted(plan.output_dir.glob(f"*/{MANIFEST}")):
         beside = read_manifest(other.parent)
-        if beside["request"] == manifest["request"] and beside["documents_sha256"] != manifest["documents_sha256"]:
+        if beside["documents_sha256"] != manifest["documents_sha256"]:
             raise ValueError(
                 f"'{other.parent}' was made of other documents (sha256 {beside['documents_sha256'][:12]}, here "
                 f"{manifest['documents_sha256'][:12]}) though the sources are called alike; delete "

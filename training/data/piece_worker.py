@@ -1,7 +1,7 @@
 """A worker process of corpus preparation: takes piece numbers from its standard input, answers in JSON lines.
 
-Started by `WorkerPool` as `python -m training.data.piece_worker OUTPUT_DIR ENCODER CONDITION …`. It reads the plan from
-`OUTPUT_DIR` and writes its pieces there; documents never pass through the process that started it.
+Started by `WorkerPool` as `python -m training.data.piece_worker OUTPUT_DIR ENCODER CONDITION …`. It reads the plan
+from `OUTPUT_DIR` and writes its pieces there; documents never pass through the process that started it.
 """
 
 import ctypes
@@ -31,6 +31,7 @@ def main(output_dir: str, encoder: str, *conditions: str) -> None:
 
     try:
         # Imported here, so that a failure reaches the parent in words.
+        from training.core.recipe import is_about_input
         from training.data.pieces import PieceMaker
         from training.data.plan import Plan
 
@@ -46,10 +47,11 @@ def main(output_dir: str, encoder: str, *conditions: str) -> None:
             say("done")
     except BrokenPipeError:
         pass  # the parent is gone
-    except (ValueError, FileNotFoundError) as error:
-        say("error", text=str(error), not_found=isinstance(error, FileNotFoundError))
-    except Exception:
-        say("crash", text=traceback.format_exc())
+    except Exception as error:
+        if isinstance(error, (ValueError, FileNotFoundError)) and is_about_input(error):
+            say("error", text=str(error), not_found=isinstance(error, FileNotFoundError))
+        else:
+            say("crash", text=traceback.format_exc())
 
 
 if __name__ == "__main__":

@@ -18,19 +18,15 @@ import numpy as np
 from tokenization import CorpusEncoder, count_facts, may_hold_facts
 from tokenization.fast_encoding import prove_engine
 from tokenization.mul_facts import END_OF_TEXT_ID, FACTS
-from training.core.files import write_json, write_text
+from training.core.files import write_text
 from training.data import hub
 from training.data.plan import Piece, Plan
-from training.data.shards import DOCUMENT, SPLITS, ShardWriter, write_array
+from training.data.records import FACT_PLACE, TRAIN_DOCUMENT, write_record
+from training.data.shards import DOCUMENT, SPLITS, ShardWriter
 
 BATCH_BYTES = 2**21
 SAMPLE_CHARACTERS = 2**18
 CONTAMINATED_TEXT_CHARACTERS = 300
-
-# What is needed to choose a prefix of a piece's training documents: per document its plain GPT-2 tokens (end of text
-# included), and per fact the document that holds it and which of `FACTS` it is.
-TRAIN_DOCUMENT = np.dtype([("plain_tokens", "<u4"), ("bytes", "<u4"), ("facts", "<u4")])
-FACT_PLACE = np.dtype([("document", "<u4"), ("fact", "u1")])
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,7 @@ class Advance:
     documents: int
     bytes: int
     plain_tokens: int  # of training documents
+    begins: bool = False  # the piece, perhaps for the second time
 
 
 @dataclass
@@ -60,8 +57,8 @@ class _Batch:
 class PieceMaker:
     """What a worker keeps from piece to piece: the encoders, and the index of test items.
 
-    An `encoder` other than tiktoken has to give tiktoken's ids before its first piece is encoded, on texts made to find
-    a difference and on that piece's first documents; else `ValueError`.
+    An `encoder` other than tiktoken has to give tiktoken's ids before its first piece is encoded, on texts made to
+    find a difference and on that piece's first documents; else `ValueError`.
     """
 
     def __init__(self, plan: Plan, conditions: list[str], encoder: str = "tiktoken"):
@@ -72,7 +69,7 @@ class PieceMaker:
             for condition in conditions
         }
         self.plain = CorpusEncoder("baseline", engine=encoder)
-        self.ngrams = plan.ngrams()
+        self.ngrams, self.first_lines = plan.test_items()
 
     def make(
         self, piece: Piece, advance: Callable[[Advance], None] = lambda _: None, report: Callable[[str], None] = print
@@ -110,18 +107,17 @@ class _Making:
         self.train_text = hashlib.sha256()
         self.held_out: list[dict] = []
         self.contaminated: list[dict] = []
-        self.contaminated_sets: Counter = Counter()
-        self.contaminated_bytes = 0
+        self.contaminated_places: list[tuple[int, int, list[str]]] = []
 
     def run(self) -> dict[str, Any]:
         try:
+            self.advance(Advance(self.piece.name, 0, 0, 0, begins=True))
             for batch in self._batches():
                 self.maker.prove_encoder(batch.texts)
-                read = len(batch.texts), batch.bytes
                 before = self.totals["train"]["plain_tokens"]
                 self._add(batch)
                 tokens = self.totals["train"]["plain_tokens"] - before
-                self.advance(Advance(self.piece.name, *read, tokens))
+                self.advance(Advance(self.piece.name, len(batch.texts), batch.bytes, tokens))
             return self._finish()
         finally:
             for writer in self.writers.values():
@@ -138,7 +134,13 @@ class _Making:
             yield batch
 
     def _add(self, batch: _Batch) -> None:
-        batch = self._decontaminated(batch)
+        held_out = np.array([self._is_held_out(encoded) for encoded in batch.encoded], bool)
+        dropped = self._contaminated(batch, held_out)
+        if dropped.any():
+            kept = _Batch()
+            for document in np.flatnonzero(~dropped):
+                kept.add(batch.texts[document], batch.encoded[document])
+            batch, held_out = kept, held_out[~dropped]
         if not batch.texts:
             return
         flat, lengths = self.maker.plain.encode_plain_documents(batch.texts)
@@ -146,7 +148,6 @@ class _Making:
         plain = np.insert(flat, starts, END_OF_TEXT_ID)  # before each document
         lengths = lengths + 1
         sizes = np.array([len(encoded) for encoded in batch.encoded], np.int64)
-        held_out = np.array([self._is_held_out(encoded) for encoded in batch.encoded], bool)
         facts = {
             int(document): counts
             for document in np.flatnonzero(may_hold_facts(batch.texts))
@@ -157,8 +158,9 @@ class _Making:
             fact_sums[document] = counts.sum()
             self.fact_counts["validation" if held_out[document] else "train"] += counts
         for condition, encoder in self.maker.encoders.items():
-            # Most documents hold no fact, and then every arm reads the same ids.
-            changed = {document: encoder.encode(batch.texts[document]) for document in facts}
+            # Most documents hold no fact, and then every arm reads the same ids; the baseline always does.
+            rewritten = {} if condition == "baseline" else facts
+            changed = {document: encoder.encode(batch.texts[document]) for document in rewritten}
             tokens, token_counts = _with_documents_replaced(plain, lengths, changed)
             self._write(condition, tokens, token_counts, sizes, fact_sums, held_out)
         self._count(batch, lengths, sizes, fact_sums, facts, held_out)
@@ -218,32 +220,27 @@ class _Making:
                 self.train_text.update(b"%d/" % len(encoded))
                 self.train_text.update(encoded)
 
-    def _decontaminated(self, batch: _Batch) -> _Batch:
-        """Note the documents that share words with a test item, and leave them out if the recipe says so.
-
-        Numbers do not count in that comparison, so it would take all synthetic problems for copies of the synthetic
-        probes; those are kept apart by their seeds and held-out facts.
-        """
-        hits = [] if self.maker.ngrams is None or self.source.is_synthetic else self.maker.ngrams.find(batch.texts)
+    def _contaminated(self, batch: _Batch, held_out: np.ndarray) -> np.ndarray:
+        """Note the documents that are copies of test items, and return which are to be dropped, (documents,) bool."""
+        dropped = np.zeros(len(batch.texts), bool)
+        index = self.maker.first_lines if self.source.is_synthetic else self.maker.ngrams
+        hits = index.find(batch.texts) if index is not None else []
+        if hits and self.args.contaminated == "drop":
+            dropped[[hit.document for hit in hits]] = True
+        # How many training documents stand before: a corpus that takes the first n has met the copies below n.
+        before = self.totals["train"]["documents"] + np.cumsum(~held_out & ~dropped) - (~held_out & ~dropped)
         for hit in hits:
+            text, sets = batch.texts[hit.document], list(hit.sets)
             self.contaminated.append(
                 {
                     "source": self.source.label,
-                    "sets": list(hit.sets),
+                    "sets": sets,
                     "words": hit.ngram,
-                    "text": batch.texts[hit.document][:CONTAMINATED_TEXT_CHARACTERS],
+                    "text": text[:CONTAMINATED_TEXT_CHARACTERS],
                 }
             )
-            self.contaminated_sets.update(hit.sets)
-            self.contaminated_bytes += len(batch.encoded[hit.document])
-        if not hits or self.args.contaminated == "report":
-            return batch
-        dropped = {hit.document for hit in hits}
-        kept = _Batch()
-        for document, (text, encoded) in enumerate(zip(batch.texts, batch.encoded, strict=True)):
-            if document not in dropped:
-                kept.add(text, encoded)
-        return kept
+            self.contaminated_places.append((int(before[hit.document]), len(batch.encoded[hit.document]), sets))
+        return dropped
 
     def _is_held_out(self, encoded: bytes) -> bool:
         """Decide by the text, so that copies of a document land on the same side, in every order and arm."""
@@ -260,10 +257,7 @@ class _Making:
             tokens[condition][split] = writer.tokens
             if writer.documents:
                 files[condition] |= writer.close()
-        folder, name = self.maker.plan.folder, self.piece.name
-        table = np.concatenate(self.train_documents) if self.train_documents else np.empty(0, TRAIN_DOCUMENT)
-        write_array(documents_path(folder, name), table)
-        write_array(facts_path(folder, name), np.array(self.fact_places, FACT_PLACE))
+        name = self.piece.name
         record = {
             "documents_read": sum(t["documents"] for t in self.totals.values())
             + (len(self.contaminated) if self.args.contaminated == "drop" else 0),
@@ -277,38 +271,13 @@ class _Making:
             "train_sha256": self.train_text.hexdigest(),
             "held_out": _write_lines(self.output_dir / f"held_out-{name}.jsonl", self.held_out),
             "contaminated": {
-                "documents": len(self.contaminated),
-                "bytes": self.contaminated_bytes,
-                "by_set": dict(sorted(self.contaminated_sets.items())),
+                "places": self.contaminated_places,
                 "file": _write_lines(self.output_dir / f"contaminated-{name}.jsonl", self.contaminated),
             },
         }
-        write_json(record_path(folder, name), record)
+        table = np.concatenate([np.empty(0, TRAIN_DOCUMENT), *self.train_documents])
+        write_record(self.maker.plan.folder, name, record, table, np.array(self.fact_places, FACT_PLACE))
         return record
-
-
-def record_path(folder: Path, name: str) -> Path:
-    """Return where the record of a piece is; it is written last."""
-    return folder / f"{name}.json"
-
-
-def documents_path(folder: Path, name: str) -> Path:
-    """Return where a piece keeps its `TRAIN_DOCUMENT` rows."""
-    return folder / f"{name}.documents.npy"
-
-
-def facts_path(folder: Path, name: str) -> Path:
-    """Return where a piece keeps its `FACT_PLACE` rows."""
-    return folder / f"{name}.facts.npy"
-
-
-def read_record(folder: Path, piece: Piece, conditions: list[str]) -> dict[str, Any] | None:
-    """Return the record of a piece that is finished for all these conditions, None otherwise."""
-    path = record_path(folder, piece.name)
-    if not path.is_file():
-        return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    return record if set(conditions) <= set(record["files"]) else None
 
 
 def _with_documents_replaced(
@@ -332,4 +301,6 @@ def _write_lines(path: Path, rows: list[dict]) -> dict[str, dict]:
         return {}
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_text(path, lines)
-    return {path.name: {"documents": len(rows), "sha256": hashlib.sha256(lines.encode()).hexdigest()}}
+    encoded = lines.encode()
+    digest = hashlib.sha256(encoded).hexdigest()
+    return {path.name: {"documents": len(rows), "bytes": len(encoded), "sha256": digest}}

@@ -7,14 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenization.injection import RULE_VERSION
 from training.core.files import write_json
 from training.data import hub
 from training.data.corpus_recipe import CorpusArguments
 from training.data.decontaminate import NgramIndex
+from training.data.exact_items import FirstLines
+from training.data.shards import FORMAT_VERSION, MANIFEST
 from training.data.sources import Source, Span
 
 UNFINISHED = "unfinished"  # below output_dir: the plan, and a record of each finished piece; gone with the manifest
-_PLAN, _NGRAMS = "plan.json", "ngrams.npz"
+_PLAN, _NGRAMS, _FIRST_LINES = "plan.json", "ngrams.npz", "first_lines.json"
 
 # What decides which of the prepared documents are taken, but not how one is prepared.
 _SELECTION_KEYS = ("weight", "epochs")
@@ -58,9 +61,10 @@ class Plan:
             raise ValueError("sources is empty; a corpus recipe lists at least one source under `sources:`")
         request = describe_request(args, sources)
         spans = [None if source.is_synthetic else list(source.spans(args.piece_bytes)) for source in sources]
-        index = NgramIndex.build({each.label: _texts(each) for each in sets}) if sets else None
+        texts = {each.label: _texts(each) for each in sets}
+        index = NgramIndex.build(texts) if sets else None
         plan = cls(args, sources, spans, request, index.describe() if index else None)
-        plan._write(index)
+        plan._write(index, FirstLines.build(texts))
         return plan
 
     @classmethod
@@ -95,27 +99,32 @@ class Plan:
             yield piece
             index += 1
 
-    def ngrams(self) -> NgramIndex | None:
-        """Load the index of the test items, None without decontamination."""
-        return NgramIndex.load(self.folder / _NGRAMS) if self.evaluation_sets is not None else None
+    def test_items(self) -> tuple[NgramIndex | None, FirstLines | None]:
+        """Load what finds copies of test items, in text and in synthetic text; None without decontamination."""
+        if self.evaluation_sets is None:
+            return None, None
+        return NgramIndex.load(self.folder / _NGRAMS), FirstLines.load(self.folder / _FIRST_LINES)
 
     def text_bytes(self) -> int:
         """Return how much text the files hold, as far as that is known beforehand."""
         return sum(span.bytes for spans in self.spans if spans is not None for span in spans)
 
-    def _write(self, index: NgramIndex | None) -> None:
-        identity = _sha256_of(_without_selection(self.request))
+    def _write(self, index: NgramIndex | None, first_lines: FirstLines) -> None:
+        spans = [None if part is None else [asdict(span) for span in part] for part in self.spans]
+        # What a piece holds follows from these; which pieces are taken does not matter here.
+        identity = _sha256_of(
+            [_without_selection(self.request), spans, self.evaluation_sets, FORMAT_VERSION, RULE_VERSION]
+        )
         path = self.folder / _PLAN
-        if path.is_file():
-            if json.loads(path.read_text(encoding="utf-8"))["identity"] != identity:
-                raise ValueError(
-                    f"'{self.output_dir}' holds an interrupted preparation with other sources or settings; give the "
-                    "same recipe again to finish it, or delete that folder to begin anew"
-                )
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["identity"] != identity:
+            raise ValueError(
+                f"'{self.output_dir}' holds an interrupted preparation with other sources or settings; give the same "
+                "recipe again to finish it, or delete that folder to begin anew"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         if index is not None:
             index.save(self.folder / _NGRAMS)
-        spans = [None if part is None else [asdict(span) for span in part] for part in self.spans]
+            first_lines.save(self.folder / _FIRST_LINES)
         write_json(
             path,
             {
@@ -131,20 +140,35 @@ class Plan:
 def describe_request(args: CorpusArguments, sources: list[Source]) -> dict[str, Any]:
     """Return what decides the documents of a corpus and their order.
 
-    The tokenizer comes beside it, and so do the conditions: both arms have the same documents.
+    The tokenizer comes beside it, and so do the conditions: both arms have the same documents. A source that names no
+    commit keeps the one that this folder was begun with, and files that are gone are what they were.
     """
     keys = (
         "injection_mode operators target_tokens dose piece_bytes validation_fraction validation_synthetic split_seed"
     ).split()
-    sets = [each.fingerprint() for each in args.open_evaluation_sets()]
+    recorded = _recorded_request(Path(args.output_dir))
+    before = recorded.get("sources", [])
+    sets_before = (recorded.get("decontamination") or {}).get("sets", [])
+    sets = [each.fingerprint(sets_before) for each in args.open_evaluation_sets()]
     return {key: getattr(args, key) for key in keys} | {
-        "sources": [source.fingerprint() for source in sources],
+        "sources": [source.fingerprint(before) for source in sources],
         "decontamination": {"sets": sets, "contaminated": args.contaminated} if sets else None,
     }
 
 
+def _recorded_request(output_dir: Path) -> dict[str, Any]:
+    """Return what a finished or interrupted preparation in this folder was asked for; empty when there is none."""
+    for path in (*sorted(output_dir.glob(f"*/{MANIFEST}")), output_dir / UNFINISHED / _PLAN):
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8")).get("request", {})
+    return {}
+
+
 def _texts(source: Source) -> list[str]:
-    return hub.with_patience(lambda: list(source.documents_once()), f"reading {source.label}")
+    texts = hub.with_patience(lambda: list(source.documents_once()), f"reading {source.label}")
+    if not texts:
+        raise ValueError(f"evaluation set '{source.label}' holds no text; check its path, split and template")
+    return texts
 
 
 def _without_selection(request: dict[str, Any]) -> dict[str, Any]:

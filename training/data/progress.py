@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from training.core.tracking import format_duration
+from training.core.console import format_duration
 from training.data.corpus_recipe import CorpusArguments
 from training.data.pieces import Advance
 from training.data.plan import Piece
@@ -57,6 +57,8 @@ class Progress:
 
     def advance(self, worker: int, advance: Advance) -> None:
         """Count a batch of a piece that is being made."""
+        if advance.begins:
+            self._open[advance.piece] = dict.fromkeys(self._done, 0)
         counts = self._open.setdefault(advance.piece, dict.fromkeys(self._done, 0))
         for key in counts:
             counts[key] += getattr(advance, key)

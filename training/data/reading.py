@@ -8,8 +8,9 @@ from typing import Any
 
 from training.data import hub
 
-# Few enough that long documents do not fill the memory, enough that a batch costs little.
-ROWS_PER_BATCH = 128
+# Enough rows at a time that a batch costs little, and few enough that long documents do not fill the memory.
+MOST_ROWS_PER_BATCH = 128
+BYTES_PER_BATCH = 2**20
 
 
 def text_documents(file: Path, document_start: str | None) -> Iterator[str]:
@@ -69,9 +70,11 @@ def parquet_rows(
         row = sum(table.metadata.row_group(index).num_rows for index in range(first_group))
         for group in range(first_group, last_group):
             where = f"{name}, row group {group}"
+            facts = table.metadata.row_group(group)
+            rows = BYTES_PER_BATCH * facts.num_rows // max(facts.total_byte_size, 1)
             batches = _named(
-                lambda group=group: table.iter_batches(
-                    ROWS_PER_BATCH, row_groups=[group], columns=columns, use_threads=False
+                lambda group=group, rows=rows: table.iter_batches(
+                    max(1, min(rows, MOST_ROWS_PER_BATCH)), row_groups=[group], columns=columns, use_threads=False
                 ),
                 where,
             )

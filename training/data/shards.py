@@ -41,7 +41,7 @@ class ShardWriter:
         assert tokens.dtype == np.uint16 and len(tokens) == int(documents["tokens"].sum())
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._partial, "wb")
+            self._file = open(self._partial, "wb")  # noqa: SIM115 (`close` and `discard` close it)
             self._write_header()
         tokens.tofile(self._file)
         self.tokens += len(tokens)

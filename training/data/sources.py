@@ -5,7 +5,7 @@ import json
 import re
 import string
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
@@ -18,7 +18,7 @@ from training.data.reading import jsonl_rows, parquet_groups, parquet_rows, text
 from training.data.synthetic import GENERATORS, SyntheticDocuments
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
-# Pieces of synthetic documents, some 150 bytes each, are kept far smaller than those of files: a small corpus needs few of
+# Pieces of synthetic documents, some 150 bytes each, are far smaller than those of files: a small corpus needs few of
 # them, and what is made beyond its dose is thrown away.
 BYTES_PER_SYNTHETIC_DOCUMENT = 8192
 
@@ -149,7 +149,13 @@ class Source:
                 index += 1
             return
         names = [str(file) for file in self.files]
-        if self.hub and not all(name.endswith(".parquet") for name in names):
+        parquet = [name.endswith(".parquet") for name in names]
+        if self.hub and any(parquet) and not all(parquet):
+            raise ValueError(
+                f"data set '{self.hub}' has Parquet files and others in split '{self.split}'; choose a config of one "
+                "kind, or download it and name the files by path"
+            )
+        if self.hub and not any(parquet):
             # Another format has no row groups; `datasets` reads it, file by file.
             yield from (Span(file=name, first=index, last=len(names)) for index, name in enumerate(names))
             return
@@ -203,25 +209,49 @@ class Source:
             raise ValueError(f"source '{self.label}': '{found[0]}' is not one of {', '.join(SUFFIXES)}")
         return found
 
-    def fingerprint(self) -> dict[str, Any]:
+    @property
+    def ignored_files(self) -> list[str]:
+        """The files of a folder that are none of the kinds that are read."""
+        path = Path(self.root) / str(self.path)
+        if not self.path or not path.is_dir():
+            return []
+        return sorted(str(file) for file in path.rglob("*") if file.is_file() and file.suffix not in SUFFIXES)
+
+    def fingerprint(self, recorded: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
         """Return what decides the documents of this source: its settings, and the content of its files or its
-        revision."""
+        revision.
+
+        `recorded` are fingerprints taken before. One with the same settings decides the commit behind a branch, which
+        may have moved, and stands in for local files that are no longer there.
+        """
         settings = {
             field.name: getattr(self, field.name)
             for field in fields(self)
             if field.name not in ("root", "download") and getattr(self, field.name) != field.default
         }
-        if self.path or (self.hub and hub.is_folder(self.hub)):
-            files = [Path(file) for file in self.files]
+        settings = json.loads(json.dumps(settings))
+        same = [each for each in recorded if _without_content(each) == _without_content(settings)]
+        if self.hub and not hub.is_folder(self.hub):
+            if not hub.is_commit(self.revision):
+                settings["branch"] = self.revision or "main"
+                of_branch = [each["revision"] for each in same if each.get("branch") == settings["branch"]]
+                if of_branch:
+                    hub.remember_commit(self.hub, self.revision, of_branch[0])
+            settings["revision"] = self._hub_revision()
+        elif not self.is_synthetic:
+            try:
+                files = [Path(file) for file in self.files]
+            except FileNotFoundError:
+                if same:
+                    return settings | {"files": same[0]["files"]}
+                raise
             with ThreadPoolExecutor(8) as pool:  # hashing releases Python's lock
                 hashes = pool.map(_sha256, files)
                 settings["files"] = [
                     {"name": file.name, "bytes": file.stat().st_size, "sha256": digest}
                     for file, digest in zip(files, hashes, strict=True)
                 ]
-        elif self.hub:
-            settings["revision"] = self._hub_revision()
-        return json.loads(json.dumps(settings))
+        return settings
 
     def _generator(self, first: int, last: int) -> SyntheticDocuments:
         return SyntheticDocuments(str(self.synthetic), last, self.seed, self.held_out_facts, first)
@@ -284,6 +314,8 @@ class Source:
             raise ValueError(
                 self._missing_field(where, row if isinstance(row, dict) else type(row).__name__)
             ) from error
+        except ValueError as error:  # a format that the value does not know
+            raise ValueError(f"{where}: template {self.template!r} of source '{self.label}': {error}") from error
         if empty:
             raise ValueError(f"{where}: field '{empty[0]}' of the template is null; repair or drop that row")
         if not isinstance(text, str | None):
@@ -296,6 +328,11 @@ class Source:
         return (
             f"{where}: {wanted} of source '{self.label}' does not fit its fields ({names}); set text_field or template"
         )
+
+
+def _without_content(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    content = ("files", "revision", "branch", "weight", "epochs")
+    return {key: value for key, value in fingerprint.items() if key not in content}
 
 
 def _runs_of_row_groups(name: str, sizes: list[int], piece_bytes: int) -> Iterator[Span]:

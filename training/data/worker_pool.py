@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from training.data.pieces import Advance, PieceMaker, read_record
+from training.data.pieces import Advance, PieceMaker
 from training.data.plan import Piece, Plan
+from training.data.records import read_record
 
 # A worker has one core; libraries that started a thread for each would only get in each other's way.
 ONE_THREAD = {
@@ -78,8 +79,8 @@ class WorkerPool:
         """Prepare pieces until `next_piece` has no more and all are finished.
 
         `next_piece` is asked whenever a worker is free, and always by the calling thread. The piece of a worker that
-        dies is done again by a new one. Raises `ValueError` for what is wrong with the input, and `RuntimeError` when
-        workers keep dying at the same piece or fail inside.
+        dies is done again by a new one. Raises `ValueError` for what is wrong with the input and when workers keep
+        dying at the same piece, and `RuntimeError` when one fails inside.
         """
         idle, running = list(range(self.size)), {}
         deaths: Counter = Counter()
@@ -110,7 +111,7 @@ class WorkerPool:
             elif message["kind"] == "error":
                 raise (FileNotFoundError if message["not_found"] else ValueError)(message["text"])
             elif message["kind"] == "crash":
-                raise RuntimeError(f"worker {worker} failed at piece {piece}:\n{message['text']}")
+                raise RuntimeError(f"worker {worker} failed at {_describe(piece)}:\n{message['text']}")
             else:
                 del running[worker]
                 idle.append(worker)
@@ -153,23 +154,32 @@ class WorkerPool:
     def _listen(self, worker: int, process: subprocess.Popen) -> None:
         with contextlib.suppress(ValueError):  # closed while we read: the block has ended
             for line in process.stdout:
-                self._events.put((worker, process, json.loads(line)))
+                try:
+                    self._events.put((worker, process, json.loads(line)))
+                except json.JSONDecodeError:
+                    sys.stderr.write(line)  # something in the environment prints while Python starts
         self._events.put((worker, process, None))
 
     def _mourn(self, worker: int, piece: Piece, deaths: int, observer: Observer) -> None:
-        status = self._workers.pop(worker).wait()
+        process = self._workers.pop(worker)
+        process.kill()  # it has closed its output, and may still hang about
+        status = process.wait()
         cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        part = f"piece {piece.name} ({_describe(piece)})"
         if deaths >= DEATHS_PER_PIECE:
-            raise RuntimeError(
-                f"{deaths} workers died at {part}, the last of {cause}; if the machine ran out of memory, give fewer "
-                "workers or smaller piece_bytes; what is finished is kept"
+            advice = (
+                "if the machine ran out of memory, give fewer workers"
+                if status == -signal.SIGKILL
+                else ("its own words are above")
             )
-        observer.note(f"worker {worker} died of {cause} at {part}, which is done again")
+            raise ValueError(
+                f"{deaths} workers died at {_describe(piece)}, the last of {cause}; {advice}; what is finished is kept"
+            )
+        observer.note(f"worker {worker} died of {cause} at {_describe(piece)}, which is done again")
 
 
 def _describe(piece: Piece) -> str:
     span = piece.span
+    where = span.file or f"documents {span.first} to {span.last - 1}"
     if span.file.endswith(".parquet"):
-        return f"row groups {span.first} to {span.last - 1} of {span.file}"
-    return span.file or f"documents {span.first} to {span.last - 1}"
+        where = f"row groups {span.first} to {span.last - 1} of {span.file}"
+    return f"piece {piece.name} ({where})"
