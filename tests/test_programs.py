@@ -1,7 +1,6 @@
 """The real programs, launched as people launch them: interrupted, killed, on several processes, and read by
 strangers."""
 
-import json
 import os
 import shutil
 import signal
@@ -254,22 +253,6 @@ def test_stranger_loads_the_checkpoint_with_equal_logits_and_injecting_ids(refer
         torch.testing.assert_close(theirs["logits"], model(theirs["ids"]).logits[0, -1])
     ours = model.generate(**tokenizer("What is", return_tensors="pt"), max_new_tokens=8, do_sample=False)
     assert theirs["generated"].tolist() == ours.tolist()
-
-
-def test_prepare_data_program_writes_what_its_recipe_says(tmp_path):
-    recipe = tmp_path / "corpus.yaml"
-    recipe.write_text(
-        "sources: [{synthetic: drills, documents: 100}]\nvalidation_fraction: 0.2\nvalidation_synthetic: true\n"
-    )
-    command = [sys.executable, PROJECT / "training" / "prepare_data.py", recipe, "--output_dir", tmp_path / "corpus"]
-    done = run_command(command)
-    assert done.returncode == 0, done.stderr
-    assert "facts per million tokens" in done.stdout
-    assert (
-        json.loads((tmp_path / "corpus" / "mul_tokens" / "manifest.json").read_text())["splits"]["train"]["documents"]
-        > 0
-    )
-    assert "nothing to do" in run_command(command).stdout
 
 
 def test_bad_input_is_one_line_and_exit_code_2(recipe):

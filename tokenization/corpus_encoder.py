@@ -61,10 +61,13 @@ class CorpusEncoder:
         """
         return self._plain.encode(text)
 
-    def encode_plain_documents(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode_plain_documents(
+        self, texts: Sequence[str], encoded: Sequence[bytes] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return what `encode_plain` gives for each text, one after the other, and how many ids belong to each.
 
         The ids are uint16 of shape (tokens,), the lengths int64 of shape (texts,). Give it batches of some megabytes:
-        that is what an engine is fastest on. Raises ValueError for a lone surrogate, which no tokenizer can encode.
+        that is what an engine is fastest on. `encoded` are the same texts as UTF-8, which saves an engine that reads
+        bytes the work. Raises ValueError for a lone surrogate, which no tokenizer can encode.
         """
-        return self._plain.encode_documents(texts)
+        return self._plain.encode_documents(texts, encoded)

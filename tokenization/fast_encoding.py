@@ -53,7 +53,9 @@ class TiktokenEngine:
         except UnicodeEncodeError as error:
             raise _half_a_pair(error) from error
 
-    def encode_documents(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode_documents(
+        self, texts: Sequence[str], encoded: Sequence[bytes] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids of all texts, uint16 of shape (tokens,), and their numbers, int64 of shape (texts,)."""
         documents = [self.encode(text) for text in texts]
         lengths = np.fromiter(map(len, documents), np.int64, len(documents))
@@ -85,9 +87,12 @@ class GigatokenEngine:
         self._tokens_left -= len(ids)
         return ids.astype(np.uint16)
 
-    def encode_documents(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode_documents(
+        self, texts: Sequence[str], encoded: Sequence[bytes] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids of all texts, uint16 of shape (tokens,), and their numbers, int64 of shape (texts,)."""
-        documents = self._ready_tokenizer().encode_batch([_utf8(text) for text in texts], parallel=False)
+        encoded = [_utf8(text) for text in texts] if encoded is None else list(encoded)
+        documents = self._ready_tokenizer().encode_batch(encoded, parallel=False)
         ids = np.asarray(self._awkward.flatten(documents, axis=1))
         self._tokens_left -= len(ids)
         return ids.astype(np.uint16), np.asarray(self._awkward.num(documents, axis=1)).astype(np.int64)

@@ -153,13 +153,14 @@ _SIGN_ENDS = [sign.encode()[-1] for sign in OPERATORS]
 _BYTES_AT_ONCE = 2**20  # fresh memory for whole batches would cost more time than the search
 
 
-def may_hold_facts(texts: Sequence[str]) -> np.ndarray:
+def may_hold_facts(texts: Sequence[str | bytes]) -> np.ndarray:
     """Tell which texts could hold a fact, several times faster than `count_facts` on batches of some megabytes.
 
-    Returns bool of shape (texts,). False is certain: such a text counts zero for all modes and operators. True says
-    that the text holds a sign between two digits, or what may open a name, as little prose does.
+    Texts may be given as UTF-8. Returns bool of shape (texts,). False is certain: such a text counts zero for all
+    modes and operators. True says that the text holds a sign between two digits, or what may open a name, as little
+    prose does.
     """
-    documents = [text.encode("utf-8", "surrogatepass") for text in texts]
+    documents = [text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass") for text in texts]
     margin = b"\n" * _REACH
     data = np.frombuffer(b"\n".join([margin, *documents, margin]), np.uint8)
     found = []

@@ -12,6 +12,9 @@ import yaml
 
 from tests.conftest import PROJECT, program_environment, run_command
 from tests.training.test_corpus import content, prepare
+from training import prepare_data
+from training.core.recipe import parse_recipe
+from training.data.corpus_recipe import CorpusArguments, PreparationArguments
 
 RECIPE = {
     "sources": [{"synthetic": "drills", "documents": 6_000}, {"synthetic": "word_problems", "documents": 6_000}],
@@ -52,7 +55,6 @@ def test_killed_and_stopped_preparation_ends_with_the_same_bytes(tmp_path):
     for pieces, number, status in (
         (1, signal.SIGKILL, -signal.SIGKILL),
         (4, signal.SIGTERM, 75),
-        (6, signal.SIGINT, 130),
     ):
         process = start(program(recipe, folder))
         wait_for_pieces(process, folder, pieces)
@@ -73,7 +75,18 @@ def test_killed_and_stopped_preparation_ends_with_the_same_bytes(tmp_path):
 
     started = json.loads((folder / "run.json").read_text())
     assert started["workers"] == 2
-    assert len(started["starts"]) == 4
+    assert len(started["starts"]) == 3
+    assert "facts per million tokens" in done.stdout
+
+
+def test_control_c_ends_in_words(tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_data, "prepare_corpus", interrupted)
+    args = CorpusArguments(**{**RECIPE, "output_dir": str(tmp_path)})
+    assert prepare_data.main(args, PreparationArguments()) == 130
+    assert "what is finished is kept, give the same command again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -86,9 +99,6 @@ def test_killed_and_stopped_preparation_ends_with_the_same_bytes(tmp_path):
     ],
 )
 def test_settings_that_make_no_sense_are_refused(arguments, words):
-    from training.core.recipe import parse_recipe
-    from training.data.corpus_recipe import CorpusArguments, PreparationArguments
-
     recipe = PROJECT / "recipes" / "synthetic_corpus.yaml"
     with pytest.raises(ValueError, match=words):
         parse_recipe([CorpusArguments, PreparationArguments], [str(recipe), *arguments])

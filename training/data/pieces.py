@@ -104,7 +104,7 @@ class _Making:
         self.fact_counts = {split: np.zeros(len(FACTS), np.int64) for split in SPLITS}
         self.train_documents: list[np.ndarray] = []
         self.fact_places: list[tuple[int, int]] = []
-        self.train_text = hashlib.sha256()
+        self.train_digests = hashlib.sha256()
         self.held_out: list[dict] = []
         self.contaminated: list[dict] = []
         self.contaminated_places: list[tuple[int, int, list[str]]] = []
@@ -134,23 +134,24 @@ class _Making:
             yield batch
 
     def _add(self, batch: _Batch) -> None:
-        held_out = np.array([self._is_held_out(encoded) for encoded in batch.encoded], bool)
+        digests = self._digests(batch)
+        held_out = self._is_held_out(digests)
         dropped = self._contaminated(batch, held_out)
         if dropped.any():
             kept = _Batch()
             for document in np.flatnonzero(~dropped):
                 kept.add(batch.texts[document], batch.encoded[document])
-            batch, held_out = kept, held_out[~dropped]
+            batch, held_out, digests = kept, held_out[~dropped], digests[~dropped]
         if not batch.texts:
             return
-        flat, lengths = self.maker.plain.encode_plain_documents(batch.texts)
+        flat, lengths = self.maker.plain.encode_plain_documents(batch.texts, batch.encoded)
         starts = np.cumsum(lengths) - lengths
         plain = np.insert(flat, starts, END_OF_TEXT_ID)  # before each document
         lengths = lengths + 1
         sizes = np.array([len(encoded) for encoded in batch.encoded], np.int64)
         facts = {
             int(document): counts
-            for document in np.flatnonzero(may_hold_facts(batch.texts))
+            for document in np.flatnonzero(may_hold_facts(batch.encoded))
             if (counts := count_facts(batch.texts[document], self.args.injection_mode, self.args.operators)).any()
         }
         fact_sums = np.zeros(len(lengths), np.int64)
@@ -164,6 +165,7 @@ class _Making:
             tokens, token_counts = _with_documents_replaced(plain, lengths, changed)
             self._write(condition, tokens, token_counts, sizes, fact_sums, held_out)
         self._count(batch, lengths, sizes, fact_sums, facts, held_out)
+        self.train_digests.update(digests[~held_out].tobytes())
 
     def _write(
         self,
@@ -213,18 +215,17 @@ class _Making:
                     if chosen[document]
                     for fact in np.repeat(np.arange(len(FACTS)), counts)
                 ]
-        for document, encoded in enumerate(batch.encoded):
-            if held_out[document]:
-                self.held_out.append({"source": self.source.label, "text": batch.texts[document]})
-            else:
-                self.train_text.update(b"%d/" % len(encoded))
-                self.train_text.update(encoded)
+        for document in np.flatnonzero(held_out):
+            self.held_out.append({"source": self.source.label, "text": batch.texts[document]})
 
     def _contaminated(self, batch: _Batch, held_out: np.ndarray) -> np.ndarray:
         """Note the documents that are copies of test items, and return which are to be dropped, (documents,) bool."""
         dropped = np.zeros(len(batch.texts), bool)
-        index = self.maker.first_lines if self.source.is_synthetic else self.maker.ngrams
-        hits = index.find(batch.texts) if index is not None else []
+        hits = []
+        if self.source.is_synthetic and self.maker.first_lines is not None:
+            hits = self.maker.first_lines.find(batch.texts)
+        elif self.maker.ngrams is not None:
+            hits = self.maker.ngrams.find(batch.texts, batch.encoded)
         if hits and self.args.contaminated == "drop":
             dropped[[hit.document for hit in hits]] = True
         # How many training documents stand before: a corpus that takes the first n has met the copies below n.
@@ -242,12 +243,17 @@ class _Making:
             self.contaminated_places.append((int(before[hit.document]), len(batch.encoded[hit.document]), sets))
         return dropped
 
-    def _is_held_out(self, encoded: bytes) -> bool:
+    def _digests(self, batch: _Batch) -> np.ndarray:
+        """Return one number per document, which follows from its text and the recipe's seed: (documents,) uint64."""
+        key = str(self.args.split_seed).encode()
+        digests = (hashlib.blake2b(encoded, digest_size=8, key=key).digest() for encoded in batch.encoded)
+        return np.frombuffer(b"".join(digests), "<u8")
+
+    def _is_held_out(self, digests: np.ndarray) -> np.ndarray:
         """Decide by the text, so that copies of a document land on the same side, in every order and arm."""
         if self.source.is_synthetic and not self.args.validation_synthetic:
-            return False
-        digest = hashlib.blake2b(encoded, digest_size=8, key=str(self.args.split_seed).encode()).digest()
-        return int.from_bytes(digest, "little") < self.args.validation_fraction * 2**64
+            return np.zeros(len(digests), bool)
+        return digests < np.uint64(int(self.args.validation_fraction * 2**64))
 
     def _finish(self) -> dict[str, Any]:
         """Bring the shards to their names, and then the record, which says that they count."""
@@ -268,7 +274,7 @@ class _Making:
             },
             "tokens": tokens,
             "files": files,
-            "train_sha256": self.train_text.hexdigest(),
+            "train_sha256": self.train_digests.hexdigest(),
             "held_out": _write_lines(self.output_dir / f"held_out-{name}.jsonl", self.held_out),
             "contaminated": {
                 "places": self.contaminated_places,
