@@ -7,7 +7,7 @@ from training.data.corpus_recipe import CorpusArguments
 from training.data.pieces import Advance
 from training.data.plan import Piece
 from training.data.progress import Progress
-from training.data.sources import Span
+from training.data.spans import Span
 
 PIECES = [Piece(0, index, Span()) for index in range(3)]
 

@@ -14,7 +14,8 @@ from training.data.corpus_recipe import CorpusArguments
 from training.data.decontaminate import NgramIndex
 from training.data.exact_items import FirstLines
 from training.data.shards import FORMAT_VERSION, MANIFEST
-from training.data.sources import Source, Span
+from training.data.sources import Source
+from training.data.spans import Span
 
 UNFINISHED = "unfinished"  # below output_dir: the plan, and a record of each finished piece; gone with the manifest
 _PLAN, _NGRAMS, _FIRST_LINES = "plan.json", "ngrams.npz", "first_lines.json"

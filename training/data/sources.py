@@ -15,26 +15,10 @@ from typing import Any, get_type_hints
 from training.core.recipe import check_type
 from training.data import hub
 from training.data.reading import jsonl_rows, parquet_groups, parquet_rows, text_documents
+from training.data.spans import BYTES_PER_SYNTHETIC_DOCUMENT, Span, runs_of_row_groups
 from training.data.synthetic import GENERATORS, SyntheticDocuments
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
-# Pieces of synthetic documents, some 150 bytes each, are far smaller than those of files: a small corpus needs few of
-# them, and what is made beyond its dose is thrown away.
-BYTES_PER_SYNTHETIC_DOCUMENT = 8192
-
-
-@dataclass(frozen=True)
-class Span:
-    """A part of a source that one worker reads: row groups [first, last) of a Parquet file, documents [first, last)
-    of a generator, data file `first` of `last` of a Hub data set in another format, or a local file as a whole.
-
-    bytes: how much text it holds, as far as that is known beforehand.
-    """
-
-    file: str = ""
-    first: int = 0
-    last: int = 0
-    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -165,7 +149,7 @@ class Source:
                 if groups is None:
                     yield Span(file=name, bytes=Path(name).stat().st_size)
                 else:
-                    yield from _runs_of_row_groups(name, groups, piece_bytes)
+                    yield from runs_of_row_groups(name, groups, piece_bytes)
 
     def documents_in(self, span: Span, left_out: Counter) -> Iterator[tuple[str, bytes]]:
         """Yield each document of a span as text and as UTF-8; `left_out` counts rows that are `null` or `blank`."""
@@ -333,15 +317,6 @@ class Source:
 def _without_content(fingerprint: dict[str, Any]) -> dict[str, Any]:
     content = ("files", "revision", "branch", "weight", "epochs")
     return {key: value for key, value in fingerprint.items() if key not in content}
-
-
-def _runs_of_row_groups(name: str, sizes: list[int], piece_bytes: int) -> Iterator[Span]:
-    first, held = 0, 0
-    for index, size in enumerate(sizes):
-        held += size
-        if held >= piece_bytes or index == len(sizes) - 1:
-            yield Span(name, first, index + 1, held)
-            first, held = index + 1, 0
 
 
 def _sha256(file: Path) -> str:
