@@ -1,9 +1,12 @@
 import json
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import HfApi
 
+from training.data import hub
 from training.data.sources import Source
 
 
@@ -63,6 +66,24 @@ def test_fingerprint_follows_content_and_settings_but_not_the_place(tmp_path):
     assert other.fingerprint() != here.fingerprint()
     (tmp_path / "b" / "x.txt").write_text("else", encoding="utf-8")
     assert Source.from_recipe({"path": "x.txt"}, str(tmp_path / "b")).fingerprint() != here.fingerprint()
+
+
+def test_branch_keeps_the_commit_that_a_corpus_was_begun_with(monkeypatch):
+    at = {"commit": "b" * 40}
+    monkeypatch.setattr(hub, "_commits", {})
+    monkeypatch.setattr(HfApi, "dataset_info", lambda *args, **kwargs: SimpleNamespace(sha=at["commit"]))
+
+    def fingerprint(recorded=(), **entry):
+        hub._commits.clear()
+        return Source.from_recipe({"hub": "someone/texts", **entry}, ".").fingerprint(recorded)
+
+    begun = fingerprint()
+    assert begun["revision"] == "b" * 40
+    at["commit"] = "c" * 40  # somebody pushes
+    assert fingerprint([begun]) == begun
+    assert fingerprint([begun], revision="v2")["revision"] == "c" * 40
+    assert fingerprint([begun], text_field="body")["revision"] == "c" * 40
+    assert fingerprint([begun], revision="d" * 40)["revision"] == "d" * 40
 
 
 @pytest.mark.parametrize(
