@@ -34,7 +34,7 @@ def print_report(report: dict) -> None:
 
 
 def summarize(runs: list[dict], text: dict) -> list[dict]:
-    """Reduce the rounds to one entry per variant and number of workers, net of the start-up in the same round."""
+    """Reduce the rounds to one entry per variant and number of workers, net of the start-up."""
     entries = []
     for variant, workers in dict.fromkeys((run["variant"], run["workers"]) for run in runs):
         mine = _select(runs, variant, workers, text["name"])
@@ -150,9 +150,9 @@ def _select(runs: list[dict], variant: str, workers: int, text: str) -> list[dic
 
 
 def _net(runs: list[dict], variant: str, workers: int, text: str, key: str) -> list[float]:
-    """Return, round by round, what the text took beyond the start-up."""
+    """Return, round by round, what the text took beyond the start-up, which is the median over the rounds."""
     of_text, of_startup = ([run[key] for run in _select(runs, variant, workers, name)] for name in (text, STARTUP))
-    return [max(whole - start, LEAST_SECONDS) for whole, start in zip(of_text, of_startup, strict=False)]
+    return [max(whole - statistics.median(of_startup), LEAST_SECONDS) for whole in of_text]
 
 
 def _quartiles(values: list[float]) -> list[float] | None:

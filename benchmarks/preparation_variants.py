@@ -71,15 +71,16 @@ def injection(request: dict, output: Path) -> Callable[[], dict]:
     from training.data.pieces import BATCH_BYTES, PieceMaker
     from training.data.plan import Plan
 
-    def batches(plan, piece) -> Iterator[list[str]]:
-        texts, held = [], 0
+    def batches(plan, piece) -> Iterator[list[tuple[str, bytes]]]:
+        batch, held = [], 0
         for text, encoded in plan.sources[piece.source].documents_in(piece.span, Counter()):
-            texts.append(text)
+            batch.append((text, encoded))
             held += len(encoded)
             if held >= BATCH_BYTES:
-                yield texts
-                texts, held = [], 0
-        yield texts
+                yield batch
+                batch, held = [], 0
+        if batch:
+            yield batch
 
     def work() -> dict:
         plan = Plan.make(recipe(request, output))
@@ -94,11 +95,11 @@ def injection(request: dict, output: Path) -> Callable[[], dict]:
             record = maker.make(piece)
             total = time.process_time() - start
             documents, with_facts, seconds = 0, 0, 0.0
-            for texts in batches(plan, piece):
+            for batch in batches(plan, piece):
+                texts, encoded = zip(*batch, strict=True)
                 start = time.process_time()
-                found = [
-                    int(number) for number in np.flatnonzero(may_hold_facts(texts)) if count_facts(texts[number]).any()
-                ]
+                candidates = np.flatnonzero(may_hold_facts(encoded)).tolist()
+                found = [number for number in candidates if count_facts(texts[number]).any()]
                 for number in found:
                     encoder.encode(texts[number])
                 seconds += time.process_time() - start
@@ -125,12 +126,14 @@ def nanogpt_loop(request: dict, output: Path) -> Callable[[], dict]:
     allocated before, with a bar.
     """
     import tiktoken
+    from tiktoken_ext.openai_public import r50k_pat_str
     from tqdm import tqdm
 
     global _encoding  # the workers inherit it
+    # What tiktoken.get_encoding("gpt2") gives, without its download.
     _encoding = tiktoken.Encoding(
         "gpt2",
-        pat_str=gpt2_bpe.PRETOKEN_PATTERN,
+        pat_str=r50k_pat_str,
         mergeable_ranks=gpt2_bpe.ranks(),
         special_tokens={"<|endoftext|>": END_OF_TEXT_ID},
     )

@@ -14,8 +14,8 @@ Every variant reads the same Parquet files (zstd, row groups of 1000) and writes
 - datasets.map: batches through the saved tokenizer, on `num_proc` processes, then rows into shards.
 
 A run is a process of its own, and its CPU time that of all its processes behind the imports. From that and from the
-wall time the same run on a few short documents is taken away, so that what remains is what more text costs. Memory is
-the peak resident size of the largest worker. In each round every variant runs once, in an order that rotates, and a
+wall time the median of the same on a few short documents is taken away: what remains is what more text costs. Memory
+is the peak resident size of the largest worker. In each round every variant runs once, in an order that rotates, and a
 ratio compares two runs of the same round. Variants that should give the same ids are held to it. Linux only.
 
 Prints tables and a projection to 10 billion tokens (again: `preparation_report.py FILE`), and writes every measured

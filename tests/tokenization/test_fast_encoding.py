@@ -1,10 +1,13 @@
 import pickle
 import re
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
 import tiktoken
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tokenization import CorpusEncoder, fast_encoding, gpt2_bpe
 from tokenization.fast_encoding import DEFAULT_ENGINE, ENGINES, GigatokenEngine, open_engine, prove_engine
@@ -228,7 +231,9 @@ WRONG_PATTERNS = {
 def test_an_engine_that_splits_words_otherwise_is_refused(as_gigatoken, wrong):
     class OtherSplit(fast_encoding.TiktokenEngine):
         def __init__(self):
-            self._encoding = tiktoken.Encoding("other", pat_str=WRONG_PATTERNS[wrong], **TABLES)
+            super().__init__()
+            other = tiktoken.Encoding("other", pat_str=WRONG_PATTERNS[wrong], **TABLES)
+            self._encoding = self._without_runs = other
 
     assert WRONG_PATTERNS[wrong] != PATTERN
     as_gigatoken(OtherSplit())
@@ -247,3 +252,34 @@ def test_an_engine_that_takes_end_of_text_for_a_token_is_refused(as_gigatoken):
     as_gigatoken(SpecialTokens())
     with pytest.raises(ValueError, match=r"differs from tiktoken on '<\|endoftext\|>'.* gives \[50256\]"):
         prove_engine("gigatoken")
+
+
+@cache
+def whole_pattern() -> tiktoken.Encoding:
+    ranks = gpt2_bpe.ranks()
+    return tiktoken.Encoding("whole", pat_str=gpt2_bpe.PRETOKEN_PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+
+def assert_batch_is_that_of_the_whole_pattern(texts):
+    ids, lengths = open_engine("tiktoken").encode_documents(texts)
+    documents = np.split(ids, np.cumsum(lengths)[:-1])
+    for text, document in zip(texts, documents, strict=True):
+        assert document.tolist() == whole_pattern().encode_ordinary(text), repr(text[-300:])
+
+
+def test_runs_taken_apart_give_the_ids_of_the_whole_pattern():
+    difficult = fast_encoding._difficult_texts()
+    # Prose around them keeps their runs rare enough to be taken apart.
+    words = "word " * 300
+    assert_batch_is_that_of_the_whole_pattern([text + words.rstrip() for text in difficult])
+    assert_batch_is_that_of_the_whole_pattern([words + text for text in difficult])
+
+
+BLANKS_AND_OTHERS = [*" \t\n\r\x0b\x0c\x1c\x1f\x85\xa0\u180e\u2003\u2028\u200b\u3000a1'.é", "'s", "the", "  ", "\n\n"]
+
+
+@given(st.lists(st.lists(st.sampled_from(BLANKS_AND_OTHERS)), min_size=1, max_size=4))
+def test_runs_of_any_blanks_give_the_ids_of_the_whole_pattern(documents):
+    texts = ["".join(pieces) for pieces in documents]
+    assert_batch_is_that_of_the_whole_pattern(texts)
+    assert_batch_is_that_of_the_whole_pattern(["word " * 300 + text + " word" * 300 + text for text in texts])
