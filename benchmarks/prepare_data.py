@@ -234,8 +234,9 @@ def watch(process: subprocess.Popen) -> tuple:
     peaks: dict[int, float] = {}
     while True:
         for pid in tree(process.pid):
-            # The kernel keeps the peak, so only a rise in the last moment of a process goes unseen.
-            peaks[pid] = max(peaks.get(pid, 0.0), peak_resident_mb(pid))
+            # The kernel keeps the peak of a program; the last look counts, for a process that has just been started
+            # still shows its parent's. Only a rise in its last moment goes unseen.
+            peaks[pid] = peak_resident_mb(pid) or peaks.get(pid, 0.0)
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
