@@ -30,6 +30,7 @@ from training.data.corpus_recipe import CorpusArguments, PreparationArguments
 from training.data.packing import PackedDocuments, document_order_sha256
 from training.data.shards import MANIFEST, Corpus
 from training.evals.bits_per_byte import FixedDocuments, measure_bits_per_byte
+from training.evals.during_training import EvalsDuringTraining
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ class DataArguments:
     max_epochs: float | None = field(
         default=None, metadata={"help": "Refuse to read the training documents more often."}
     )
+    eval_recipe: str | None = field(
+        default=None, metadata={"help": "Also run this recipe of training/eval.py at every evaluation."}
+    )
+    eval_data_root: str | None = field(default=None, metadata={"help": "The data_root of eval_recipe."})
 
     def __post_init__(self):
         if self.corpus_dir is None and self.corpus_recipe is None:
@@ -151,7 +156,7 @@ REQUIRED = {
 
 # What may differ when a run is resumed: where and how it runs and reports, never what it computes.
 FREE_KEYS = frozenset(
-    "output_dir corpus_dir corpus_recipe per_device_train_batch_size per_device_eval_batch_size "
+    "output_dir corpus_dir corpus_recipe eval_recipe eval_data_root per_device_train_batch_size per_device_eval_batch_size "
     "gradient_accumulation_steps logging_steps logging_first_step logging_dir log_level log_level_replica "
     "log_on_each_node disable_tqdm report_to run_name project save_steps save_total_limit save_strategy use_cpu "
     "local_rank dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers "
@@ -215,6 +220,8 @@ def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArg
     trainer = PretrainTrainer(
         model=model, args=args, processing_class=tokenizer, train_dataset=train_dataset, eval_dataset=validation
     )
+    if data_args.eval_recipe is not None:
+        trainer.measure_also(EvalsDuringTraining(data_args.eval_recipe, data_args.eval_data_root, trainer.run_dir))
     checkpoint = trainer.find_checkpoint()
     if checkpoint is not None or any(trainer.run_dir.glob(f"{DAMAGED}*")):
         check_same_run(trainer.run_dir, facts, FREE_KEYS)
@@ -246,6 +253,16 @@ class PretrainTrainer(TrustworthyTrainerMixin, Trainer):
         flops = self.model.config.flops_per_token(self.model.config.n_positions)
         self.throughput = Throughput(self.args.total_batch_tokens, flops, self.args.world_size)
         self.add_callback(self.throughput)
+        self.evals: EvalsDuringTraining | None = None
+
+    def measure_also(self, evals: EvalsDuringTraining) -> None:
+        """Add evaluations to every validation; raises `ValueError` where no process has the whole weights."""
+        if self.engine == "DEEPSPEED-ZERO3" or self.is_fsdp_enabled:
+            raise ValueError(
+                f"eval_recipe does not work with {self.engine}, where no process has all weights; evaluate the "
+                "checkpoints with training/eval.py --every_checkpoint"
+            )
+        self.evals = evals
 
     def _get_num_items_in_batch(self, batch_samples, device):
         # Every window is full, so the tokens of the global batch are known; counting them would wait for the device.
@@ -267,6 +284,9 @@ class PretrainTrainer(TrustworthyTrainerMixin, Trainer):
             num_processes=self.args.world_size,
             autocast=self.autocast,
         )
+        if self.evals is not None:
+            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+            measured |= self.evals.measure(model, self.processing_class, self.state.global_step, self.accelerator)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

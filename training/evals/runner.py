@@ -1,0 +1,181 @@
+"""Run evaluations of one subject into one folder: over processes, through interruptions, one row per item.
+
+`<task>.jsonl` appears when a task is finished; until then each process appends its rows to a part file after every
+batch, and a later start does only the batches that are missing.
+"""
+
+import gc
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from tqdm import tqdm
+
+from training.analysis.learning_curve import headline_of
+from training.core.device import device_name
+from training.core.files import write_json, write_text
+from training.core.provenance import RUN_FILE, check_same_run, write_run_file
+from training.evals.subject import Subject
+from training.evals.task import Row, Task
+
+RESULTS = "results.json"
+# What may differ when an evaluation goes on: where it is written and what is done beside it.
+FREE_KEYS = frozenset({"output_dir", "model", "revision", "every_checkpoint", "data_root"})
+
+
+class Processes(Protocol):
+    """What is needed of `accelerate.PartialState` or the Trainer's accelerator."""
+
+    process_index: int
+    num_processes: int
+
+    def wait_for_everyone(self) -> None: ...
+
+
+def evaluate(
+    subject: Subject,
+    tasks: Sequence[Task],
+    folder: Path,
+    processes: Processes,
+    recipe: dict[str, Any],
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Run the tasks, write rows, `run.json` and `results.json` into the folder, and return the results.
+
+    Tasks that are finished there are not run again. Every process calls it and gets the same results. Raises
+    `ValueError` when the folder holds results of another model, tokenizer or recipe.
+    """
+    main = processes.process_index == 0
+    settings = {task.name: {**task.settings(), "data_sha256": task.data_sha256} for task in tasks}
+    facts = json.loads(json.dumps({"recipe": recipe, "subject": subject.describe(), "tasks": settings}))
+    if main:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / RUN_FILE).is_file():
+            check_same_run(folder, facts, FREE_KEYS)
+        write_run_file(folder, facts, device_name())
+    processes.wait_for_everyone()
+    results: dict[str, Any] = {}
+    for task in tasks:
+        finished = (folder / f"{task.name}.jsonl").is_file()
+        processes.wait_for_everyone()  # or a slow process could look when a fast one has finished the task
+        if not finished:
+            _run_missing(task, subject, folder, processes)
+            processes.wait_for_everyone()
+            if main:
+                _publish(task, subject, folder)
+            processes.wait_for_everyone()
+        rows = _read_rows([folder / f"{task.name}.jsonl"])
+        # Halving a batch changes the last digits of likelihoods, and so must not stay unknown.
+        results[task.name] = task.summarize(rows) | {"halved_items": sum("halved" in row for row in rows)}
+        if main:
+            say(f"{task.name}: {_in_words(task, results[task.name])}")
+            summary = {"subject": facts["subject"], "settings": facts["tasks"], "results": results}
+            write_json(folder / RESULTS, summary)
+    return results
+
+
+def is_finished(tasks: Iterable[Task], folder: Path) -> bool:
+    """Return whether the folder holds the rows of every task."""
+    return (folder / RESULTS).is_file() and all((folder / f"{task.name}.jsonl").is_file() for task in tasks)
+
+
+def _run_missing(task: Task, subject: Subject, folder: Path, processes: Processes) -> None:
+    """Do this process's share of the batches that no part file holds."""
+    done = {row["index"] for row in _read_rows(_parts(task, folder))}
+    batches = task.batches(subject)
+    missing = [batch for batch in batches if not done.issuperset(batch)]
+    items, before = sum(map(len, batches)), sum(map(len, batches)) - sum(map(len, missing))
+    mine = missing[processes.process_index :: processes.num_processes]
+    # Before anybody writes, or a slower process would read rows of this start and share out the batches differently.
+    processes.wait_for_everyone()
+    bar = tqdm(
+        total=items,
+        initial=before,
+        desc=task.name,
+        unit="item",
+        smoothing=0.05,
+        mininterval=0.2 if sys.stderr.isatty() else 60,  # a log file gets a line a minute
+        leave=sys.stderr.isatty(),
+        disable=processes.process_index != 0,
+    )
+    with open(_part(task, folder, processes.process_index), "a", encoding="utf-8") as file:
+        # A killed process may have left half a line.
+        file.write("\n" if file.tell() else "")
+        for batch in mine:
+            rows = _run_halving(task, subject, batch)
+            file.write("".join(map(_line, rows)))
+            file.flush()
+            bar.update(min(len(batch) * processes.num_processes, items - bar.n))
+    bar.close()
+
+
+def _run_halving(task: Task, subject: Subject, batch: Sequence[int]) -> list[Row]:
+    """Run a batch and return its rows; one that does not fit into memory is run in halves, and its rows say so."""
+    try:
+        return task.run(subject, batch)
+    except Exception as error:
+        if not should_reduce_batch_size(error):
+            raise
+        if len(batch) == 1:
+            raise ValueError(
+                f"task '{task.name}': item {batch[0]} alone does not fit into memory "
+                f"({str(error).splitlines()[0][:200]}); lower batch_size and batch_tokens, or use a larger device"
+            ) from error
+    # Behind the handler, whose traceback holds on to the tensors of the failed try.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = len(batch) // 2
+    rows = _run_halving(task, subject, batch[:middle]) + _run_halving(task, subject, batch[middle:])
+    return [row | {"halved": row.get("halved", 0) + 1} for row in rows]
+
+
+def _publish(task: Task, subject: Subject, folder: Path) -> None:
+    """Write the rows of a finished task in the order of its items and remove the part files."""
+    rows = _read_rows(_parts(task, folder))
+    expected = sorted(index for batch in task.batches(subject) for index in batch)
+    assert [row["index"] for row in rows] == expected, f"{task.name}: {len(rows)} rows of {len(expected)} items"
+    write_text(folder / f"{task.name}.jsonl", "".join(map(_line, rows)))
+    for part in _parts(task, folder):
+        part.unlink()
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _part(task: Task, folder: Path, process: int) -> Path:
+    return folder / f".{task.name}.part-{process}.jsonl"
+
+
+def _parts(task: Task, folder: Path) -> list[Path]:
+    return sorted(folder.glob(f".{task.name}.part-*.jsonl"))
+
+
+def _read_rows(files: Iterable[Path]) -> list[Row]:
+    """Return the rows of all files by index; a line that was cut off by the end of a process does not count."""
+    rows = {}
+    for file in files:
+        for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):  # U+2028 ends no line here
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(row, dict):
+                rows[row["index"]] = row
+    return [rows[index] for index in sorted(rows)]
+
+
+def _in_words(task: Task, results: dict[str, Any]) -> str:
+    parts = []
+    for path, result in headline_of(task.headline, results).items():
+        text = f"{path.rpartition('.')[0].rpartition('.')[2] + ' ' if '.' in path else ''}{path.rpartition('.')[2]} "
+        text += "none" if result["value"] is None else f"{result['value']:.4f}"
+        if result.get("low") is not None:
+            text += f" ({result['low']:.4f} to {result['high']:.4f}, n {result['n']:,})"
+        parts.append(text)
+    return "; ".join(parts)
