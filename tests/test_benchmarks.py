@@ -28,3 +28,27 @@ def test_comparison_of_corpus_preparations_measures_both_and_finds_equal_ids(tmp
     ours, loop = (run["ids"]["baseline"] for run in prose.values())
     assert ours == loop and ours[0] > 10_000
     assert "hours for 10B tokens" in done.stdout
+
+
+def test_comparison_of_evaluations_finds_equal_results_in_both_parts(tmp_path):
+    endings = ["sits down.", "goes on to count to 6*9 = 54.", "leaves", "asks for a glass of water, please."]
+    items = [{"ctx": f"Man {number} stands up. Then he", "endings": endings, "label": 0} for number in range(6)]
+    (tmp_path / "hellaswag.jsonl").write_text("\n".join(map(json.dumps, items)), encoding="utf-8")
+    questions = [{"question": f"How much is {number} apples and 3 pears?"} for number in (4, 1000)]
+    (tmp_path / "gsm8k.jsonl").write_text("\n".join(map(json.dumps, questions)), encoding="utf-8")
+    program = PROJECT / "benchmarks" / "evals.py"
+    options = "--n_layer 1 --n_head 2 --n_embd 16 --n_positions 64 --rounds 2 --items 4 --prompts 2 --new_tokens 4"
+    files = ["--hellaswag", "hellaswag.jsonl", "--gsm8k", "gsm8k.jsonl"]
+    command = [sys.executable, program, *files, *options.split(), "--peers", "build_nanogpt"]
+    done = subprocess.run(
+        [*command, "--json", "out.json"], cwd=tmp_path, env=program_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    report = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    scored, written = report["hellaswag"]["variants"], report["generation"]["variants"]
+    assert {"ours", "build_nanogpt"} == set(scored) and {"ours", "one_at_a_time"} <= set(written)
+    for variant in [*scored.values(), *written.values()]:
+        assert len(variant["seconds"]) == 2 and variant["median_time_over_ours"] > 0
+    assert all(variant["peak_memory_gib"] > 0.1 for variant in scored.values())
+    assert report["hellaswag"]["items"] == 4

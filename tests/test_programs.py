@@ -2,12 +2,10 @@
 strangers."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 
 import psutil
@@ -15,65 +13,22 @@ import pytest
 import torch
 
 from modeling import DomainGPT2ForCausalLM
-from tests.conftest import (
-    PROJECT,
-    assert_close_run,
-    assert_same_run,
-    launch,
-    program_environment,
-    rows_with,
-    run_command,
-)
+from tests.conftest import PROJECT, assert_close_run, assert_same_run, rows_with, run_command
+from tests.programs import NO_GPU, STEPS, pretrain_command, run_reference, run_to_the_end, start, wait_for_step
 from tokenization import MulFactTokenizer
 from training.core.checkpoint import checkpoint_step, list_checkpoints
-
-STEPS = 24
-SCIENCE = ("--max_steps", STEPS, "--eval_steps", 8, "--save_steps", 4, "--save_total_limit", 9)
-NO_GPU = not torch.cuda.is_available()
-on_cpu = pytest.mark.skipif(not NO_GPU, reason="checks what a machine without a GPU does")
-
-
-def pretrain(recipe: Path, run: Path, *arguments: object, **launcher: object) -> list[str]:
-    program = [PROJECT / "training" / "pretrain.py", recipe, "--output_dir", run, *SCIENCE, *arguments]
-    return launch(*program, **launcher) if launcher else [sys.executable, *map(str, program)]
-
-
-def run_to_the_end(command: list[str]) -> str:
-    done = run_command(command)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-    return done.stdout
-
-
-def start(command: list[str], **options) -> subprocess.Popen:
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=PROJECT, env=program_environment(), **pipe, **options)
-
-
-def wait_for_step(process: subprocess.Popen, run: Path, step: int) -> None:
-    """Wait until the metrics show a step; the process is then in the middle of a later one."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        if (run / "metrics.jsonl").is_file() and any(at >= step for at in rows_with(run, "loss")):
-            return
-        assert process.poll() is None, process.communicate()[0][-6000:]
-        time.sleep(0.02)
-    raise AssertionError(f"no step {step} after 300 seconds")
 
 
 @pytest.fixture(scope="module")
 def reference(recipe, tmp_path_factory) -> Path:
-    """An uninterrupted run of one process, launched as the README says."""
-    run = tmp_path_factory.mktemp("reference") / "run"
-    out = run_to_the_end(pretrain(recipe, run, config="cpu" if NO_GPU else "single_gpu"))
-    assert f"finished: {run / f'checkpoint-{STEPS}'}" in out
-    return run
+    return run_reference(recipe, tmp_path_factory.mktemp("reference") / "run")
 
 
 def test_run_killed_and_stopped_and_resumed_is_the_uninterrupted_run(recipe, reference, tmp_path):
     run = tmp_path / "run"
 
     # SIGKILL behind checkpoint-4: nothing can be saved, rows behind the checkpoint stand in the metrics.
-    process = start(pretrain(recipe, run))
+    process = start(pretrain_command(recipe, run))
     wait_for_step(process, run, 5)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -83,7 +38,7 @@ def test_run_killed_and_stopped_and_resumed_is_the_uninterrupted_run(recipe, ref
     (run / ".saving" / "checkpoint-99").mkdir(parents=True, exist_ok=True)
 
     # SIGTERM to the single-process launcher, which does not pass it on: the program notices that it died.
-    process = start(pretrain(recipe, run, config="cpu" if NO_GPU else "single_gpu"))
+    process = start(pretrain_command(recipe, run, config="cpu" if NO_GPU else "single_gpu"))
     wait_for_step(process, run, killed_at_row + 1)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate()  # ends when the program, which holds the other end of the pipe, has ended
@@ -93,18 +48,18 @@ def test_run_killed_and_stopped_and_resumed_is_the_uninterrupted_run(recipe, ref
     assert f"stopped: {run / f'checkpoint-{stopped_at}'}" in out
 
     # SIGTERM to the program and the workers of its loader, as schedulers send it; it says so with its exit code.
-    process = start(pretrain(recipe, run, "--dataloader_num_workers", 2), start_new_session=True)
+    process = start(pretrain_command(recipe, run, "--dataloader_num_workers", 2), start_new_session=True)
     wait_for_step(process, run, stopped_at + 1)
     os.killpg(process.pid, signal.SIGTERM)
     out, _ = process.communicate()
     assert process.returncode == 75, out[-3000:]
 
-    run_to_the_end(pretrain(recipe, run))
+    run_to_the_end(pretrain_command(recipe, run))
     assert_same_run(reference, run, STEPS)
 
 
 def test_interrupt_saves_and_exits_130(recipe, tmp_path):
-    process = start(pretrain(recipe, tmp_path / "run", "--save_steps", 1000))
+    process = start(pretrain_command(recipe, tmp_path / "run", "--save_steps", 1000))
     wait_for_step(process, tmp_path / "run", 2)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate()
@@ -114,7 +69,7 @@ def test_interrupt_saves_and_exits_130(recipe, tmp_path):
 
 def test_two_processes_give_the_trajectory_of_one_even_when_one_of_them_is_told_to_stop(recipe, reference, tmp_path):
     run = tmp_path / "run"
-    command = pretrain(recipe, run, "--per_device_train_batch_size", 1, config="ddp", processes=2)
+    command = pretrain_command(recipe, run, "--per_device_train_batch_size", 1, config="ddp", processes=2)
     process = start(command)
     wait_for_step(process, run, 2)
     workers = [
@@ -135,87 +90,14 @@ def test_two_processes_give_the_trajectory_of_one_even_when_one_of_them_is_told_
     assert_close_run(reference, run, STEPS, tolerance=5e-5)
 
 
-@pytest.fixture(scope="module")
-def zero2(recipe, tmp_path_factory) -> Path:
-    run = tmp_path_factory.mktemp("zero2") / "run"
-    # Two micro-steps: 2 sequences x 2 processes x 2 are the 8 of a step.
-    out = run_to_the_end(pretrain(recipe, run, "--per_device_train_batch_size", 2, config="zero2", processes=2))
-    assert "engine DEEPSPEED-ZERO2" in out
-    return run
-
-
-def test_zero2_on_two_processes_agrees_with_one_process(reference, zero2):
-    assert_close_run(reference, zero2, STEPS, tolerance=5e-5)
-
-
-def test_zero2_resumes_bit_for_bit(recipe, zero2, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(zero2, run)
-    for step in range(12, STEPS + 1, 4):
-        shutil.rmtree(run / f"checkpoint-{step}")
-    out = run_to_the_end(pretrain(recipe, run, "--per_device_train_batch_size", 2, config="zero2", processes=2))
-    assert f"continuing from {run / 'checkpoint-8'}" in out
-    first, second = (
-        DomainGPT2ForCausalLM.from_pretrained(folder / f"checkpoint-{STEPS}").state_dict() for folder in (zero2, run)
-    )
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert rows_with(zero2, "loss") == rows_with(run, "loss")
-
-
-def test_zero_checkpoint_refuses_another_process_count_with_both_numbers(recipe, zero2):
-    done = run_command(pretrain(recipe, zero2))
-    assert done.returncode == 2
-    assert "saved by 2 processes under DEEPSPEED-ZERO2, and this run has 1 under NO" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("config", ["zero1", "zero3"])
-def test_zero_with_bf16_keeps_fp32_masters_and_agrees_with_one_process(recipe, reference, tmp_path, config):
-    run = tmp_path / "run"
-    out = run_to_the_end(pretrain(recipe, run, "--bf16", "true", config=config, processes=2))
-    assert f"engine DEEPSPEED-{config.upper()}" in out
-    assert_close_run(reference, run, STEPS, tolerance=2e-2)
-    weights = DomainGPT2ForCausalLM.from_pretrained(run / f"checkpoint-{STEPS}").state_dict()
-    assert any(not torch.equal(weight, weight.bfloat16().float()) for weight in weights.values())
-
-
-@on_cpu
-def test_fsdp_without_a_gpu_is_refused_instead_of_training_with_ddp(recipe, tmp_path):
-    done = run_command(pretrain(recipe, tmp_path / "run", config="fsdp", processes=2))
-    assert done.returncode != 0
-    assert "Accelerate would silently train with DDP" in done.stdout + done.stderr
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs: Accelerate runs FSDP on GPUs only")
-def test_fsdp_agrees_with_one_process(recipe, reference, tmp_path):
-    run_to_the_end(pretrain(recipe, tmp_path / "run", config="fsdp", processes=2))
-    assert_close_run(reference, tmp_path / "run", STEPS, tolerance=5e-5)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(NO_GPU, reason="needs a GPU")
 def test_compiled_bf16_on_a_gpu_agrees_with_fp32(recipe, reference, tmp_path):
     out = run_to_the_end(
-        pretrain(recipe, tmp_path / "run", "--bf16", "true", "--torch_compile", "true", config="single_gpu")
+        pretrain_command(recipe, tmp_path / "run", "--bf16", "true", "--torch_compile", "true", config="single_gpu")
     )
     assert "MFU" in out
     assert_close_run(reference, tmp_path / "run", STEPS, tolerance=2e-2)
-
-
-def test_two_machines_agree_with_one_process(recipe, reference, tmp_path):
-    """Two launches, each with its own machine rank, meet at one address; here both are on this machine."""
-    run, port = tmp_path / "run", str(20_000 + os.getpid() % 20_000)
-    options = ("--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", port)
-    processes = []
-    for rank in range(2):
-        command = pretrain(recipe, run, config="multi_node", processes=2)
-        # Later options win over the ones that `launch` gives.
-        script = command.index(str(PROJECT / "training" / "pretrain.py"))
-        processes.append(start([*command[:script], *options, "--machine_rank", str(rank), *command[script:]]))
-    outputs = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(out[-3000:] for out in outputs)
-    assert_close_run(reference, run, STEPS, tolerance=5e-5)
 
 
 STRANGER = """

@@ -14,15 +14,18 @@ from tests.conftest import PROJECT
 from training.core.recipe import parse_recipe
 from training.core.trainer import share_of_step
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
+from training.evals.eval_recipe import EvalArguments
 from training.pretrain import DataArguments, ModelArguments, PretrainArguments, model_config
 
 RECIPES = sorted((PROJECT / "recipes").rglob("*.yaml"))
 CORPORA = [path for path in RECIPES if "corpus" in path.stem]
 PRETRAINING = [path for path in RECIPES if path.stem in ("baseline", "mul_tokens")]
+EVALUATIONS = [path for path in RECIPES if path.stem.endswith("eval")]
 DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")), PROJECT / "recipes" / "README.md"]
 GROUPS = {
     "prepare_data.py": [CorpusArguments, PreparationArguments],
     "pretrain.py": [ModelArguments, DataArguments, PretrainArguments],
+    "eval.py": [EvalArguments],
 }
 
 
@@ -31,7 +34,7 @@ def name(path: Path) -> str:
 
 
 def test_every_recipe_is_covered():
-    assert set(CORPORA) | set(PRETRAINING) == set(RECIPES)
+    assert set(CORPORA) | set(PRETRAINING) | set(EVALUATIONS) == set(RECIPES)
 
 
 @pytest.mark.parametrize("path", CORPORA, ids=name)
@@ -49,6 +52,13 @@ def test_pretraining_recipe_parses_and_its_batch_divides(path):
             share_of_step(args.total_batch_tokens, model_args.n_positions, args.per_device_train_batch_size, processes)
     if data_args.corpus_recipe:
         assert (PROJECT / data_args.corpus_recipe).is_file()
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=name)
+def test_evaluation_recipe_parses_and_names_no_arm(path):
+    (args,) = parse_recipe(GROUPS["eval.py"], [str(path)])
+    assert args.entries()
+    assert args.model is None, "one recipe is for both arms"
 
 
 @pytest.mark.parametrize("path", [path for path in PRETRAINING if path.stem == "baseline"], ids=name)
@@ -116,9 +126,11 @@ def test_readme_examples_give_what_they_show():
         assert eval(expression, names) == ast.literal_eval(result), expression
 
 
-def test_readme_shows_both_programs():
-    programs = {word for words in commands(PROJECT / "README.md") for word in words if word.endswith(".py")}
-    assert {"training/prepare_data.py", "training/pretrain.py"} <= programs
+def test_readme_shows_every_program():
+    shown = {word for words in commands(PROJECT / "README.md") for word in words if word.endswith(".py")}
+    assert {f"training/{path.name}" for path in (PROJECT / "training").glob("*.py")} - {
+        "training/__init__.py"
+    } <= shown
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "accelerate_configs").glob("*.yaml")), ids=name)

@@ -17,7 +17,15 @@ from functools import cache
 
 import numpy as np
 
-from tokenization.mul_facts import FACT_BY_FACTORS, FACT_BY_NAME, FACTS, FIRST_FACT_ID, NAME_PATTERN, NAME_PREFIX
+from tokenization.mul_facts import (
+    FACT_BY_FACTORS,
+    FACT_BY_NAME,
+    FACTS,
+    FIRST_FACT_ID,
+    NAME_PATTERN,
+    NAME_PREFIX,
+    MulFact,
+)
 
 RULE_VERSION = "1"
 CONDITIONS = ("baseline", "mul_tokens")
@@ -129,6 +137,26 @@ def inject(text: str, mode: str = "weak", operators: str = OPERATORS) -> str:
     '<MUL_6_9_54>, and <MUL_6_9_54>, but 6*9=55'
     """
     return _search(mode, operators).sub(_name_if_right, text)
+
+
+def find_facts(text: str, mode: str = "weak", operators: str = OPERATORS) -> list[tuple[int, int, MulFact]]:
+    """Find where the facts of a text stand: `(start, end, fact)` for each, in characters, in their order.
+
+    With the names in these places the text is the injected one. Names that already stand in the text are found too,
+    because they become the same tokens. Raises like `inject`.
+
+    >>> [(start, end, fact.name) for start, end, fact in find_facts("now 6 * 9 = 54, but 6*9=55")]
+    [(4, 14, '<MUL_6_9_54>')]
+    """
+    found = [
+        (match.start(), match.end(), FACT_BY_NAME[name])
+        for match in _search(mode, operators).finditer(text)
+        if (name := _name_if_right(match)) in FACT_BY_NAME
+    ]
+    if NAME_PREFIX in text:
+        found += [(match.start(), match.end(), FACT_BY_NAME[match.group()]) for match in NAME_PATTERN.finditer(text)]
+        found.sort(key=lambda place: place[0])
+    return found
 
 
 def count_facts(text: str, mode: str = "weak", operators: str = OPERATORS) -> np.ndarray:

@@ -11,6 +11,7 @@ interrupted run continues when the same command is given again; SIGTERM saves at
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import GenerationConfig, Trainer, TrainingArguments
@@ -30,7 +31,9 @@ from training.data.corpus_recipe import CorpusArguments, PreparationArguments
 from training.data.packing import PackedDocuments, document_order_sha256
 from training.data.shards import MANIFEST, Corpus
 from training.evals.bits_per_byte import FixedDocuments, measure_bits_per_byte
-from training.evals.during_training import EvalsDuringTraining
+
+if TYPE_CHECKING:
+    from training.evals.during_training import EvalsDuringTraining
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,8 @@ def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArg
         model=model, args=args, processing_class=tokenizer, train_dataset=train_dataset, eval_dataset=validation
     )
     if data_args.eval_recipe is not None:
+        from training.evals.during_training import EvalsDuringTraining  # what it needs takes a second to import
+
         trainer.measure_also(EvalsDuringTraining(data_args.eval_recipe, data_args.eval_data_root, trainer.run_dir))
     checkpoint = trainer.find_checkpoint()
     if checkpoint is not None or any(trainer.run_dir.glob(f"{DAMAGED}*")):
@@ -253,9 +258,9 @@ class PretrainTrainer(TrustworthyTrainerMixin, Trainer):
         flops = self.model.config.flops_per_token(self.model.config.n_positions)
         self.throughput = Throughput(self.args.total_batch_tokens, flops, self.args.world_size)
         self.add_callback(self.throughput)
-        self.evals: EvalsDuringTraining | None = None
+        self.evals = None
 
-    def measure_also(self, evals: EvalsDuringTraining) -> None:
+    def measure_also(self, evals: "EvalsDuringTraining") -> None:
         """Add evaluations to every validation; raises `ValueError` where no process has the whole weights."""
         if self.engine == "DEEPSPEED-ZERO3" or self.is_fsdp_enabled:
             raise ValueError(

@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 
 from tokenization import CorpusEncoder, count_facts, inject
-from tokenization.injection import MODES, inject_by_enumeration, rewriting_steps
+from tokenization.injection import MODES, find_facts, inject_by_enumeration, rewriting_steps
 
 SETTINGS = list(product(MODES, ("*", "*×", "*×x")))
 FORGED_MARKS = [
@@ -44,6 +44,23 @@ def test_inject_is_the_enumeration(texts_for, mode, operators):
         t for t in texts_for(operators) if inject(t, mode, operators) != inject_by_enumeration(t, mode, operators)
     ]
     assert different == []
+
+
+@pytest.mark.parametrize(("mode", "operators"), SETTINGS)
+def test_names_in_the_places_of_facts_make_the_injected_text(texts_for, mode, operators):
+    def with_names(text):
+        pieces, end = [], 0
+        for start, stop, fact in find_facts(text, mode, operators):
+            pieces += [text[end:start], fact.name]
+            end = stop
+        return "".join([*pieces, text[end:]])
+
+    assert [t for t in texts_for(operators) if with_names(t) != inject(t, mode, operators)] == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_as_many_places_are_found_as_facts_are_counted(texts, mode):
+    assert [len(find_facts(text, mode)) for text in texts] == [count_facts(text, mode).sum() for text in texts]
 
 
 @pytest.mark.parametrize(("mode", "operators"), SETTINGS)

@@ -18,7 +18,11 @@ from training.eval import folder_of, main
 from training.evals.eval_recipe import EvalArguments
 
 HELLASWAG = [
-    {"ctx": f"A man is sitting on roof {i}. he", "label": i % 4, "endings": ["sings.", "is ripping tiles off.", "a", "b c"]}
+    {
+        "ctx": f"A man is sitting on roof {i}. he",
+        "label": i % 4,
+        "endings": ["sings.", "is ripping tiles off.", "a", "b c"],
+    }
     for i in range(12)
 ]
 RECIPE = {
@@ -89,7 +93,10 @@ def test_every_task_writes_a_row_per_item_and_results(reference):
 
 def test_killed_and_stopped_evaluation_goes_on_and_two_processes_agree_with_one(run, reference, tmp_path):
     folder = tmp_path / "results"
-    program = [PROJECT / "training" / "eval.py", *arguments(run, "--model", run / "checkpoint-1", "--output_dir", folder)]
+    program = [
+        PROJECT / "training" / "eval.py",
+        *arguments(run, "--model", run / "checkpoint-1", "--output_dir", folder),
+    ]
     process = subprocess.Popen(
         [sys.executable, *map(str, program)], cwd=PROJECT, env=program_environment(), stderr=subprocess.PIPE, text=True
     )

@@ -116,6 +116,7 @@ def test_rows_of_several_processes_are_put_together(subject, tmp_path):
     run(subject, tmp_path / "one", Squares())
     # The second process first, for this one publishes: the parts of both are there by then.
     shares = [Squares(), Squares()]
+    (tmp_path / "two").mkdir()
     with pytest.raises(FileNotFoundError):  # it would wait here for the main process to publish
         run(subject, tmp_path / "two", shares[1], processes=OneOfTwo(1))
     run(subject, tmp_path / "two", shares[0], processes=Alone())
@@ -126,7 +127,10 @@ def test_rows_of_several_processes_are_put_together(subject, tmp_path):
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
 )
 def test_batch_that_does_not_fit_is_halved_until_it_does_and_counted(subject, tmp_path, error):
     def too_large(batch):

@@ -48,9 +48,7 @@ def test_stock_gpt2_has_no_condition_and_the_same_prompt(checkpoints):
 
 
 def test_ids_that_no_text_could_give_are_unseen(checkpoints):
-    stock, baseline, treated = (
-        load_subject(str(checkpoints / name)) for name in ("stock", "baseline", "mul_tokens")
-    )
+    stock, baseline, treated = (load_subject(str(checkpoints / name)) for name in ("stock", "baseline", "mul_tokens"))
     assert stock.unseen_ids == []
     assert baseline.unseen_ids == [*RESERVED_IDS, *FACT_IDS]
     assert treated.unseen_ids == [*RESERVED_IDS]

@@ -6,7 +6,10 @@ from training.evals.generation import Decoding, Reply
 from training.evals.word_problems import WordProblems
 
 ROWS = [
-    {"question": "Ada has 6 boxes with 9 pencils in each. How many pencils does Ada have?", "answer": "6*9=54\n#### 54"},
+    {
+        "question": "Ada has 6 boxes with 9 pencils in each. How many pencils does Ada have?",
+        "answer": "6*9=54\n#### 54",
+    },
     {"question": "Ben has 10 apples and eats 7. How many are left?", "answer": "10 - 7 = <<10-7=3>>3\n#### 3"},
 ]
 
@@ -37,7 +40,9 @@ def test_right_and_wrong_replies_are_counted(monkeypatch):
     assert results["equations"]["difference"]["value"] == 0.0
 
 
-@pytest.mark.parametrize("text", [" 6*9=54 pencils.\n#### 54", " He has 6 * 9, so 60 - 6*9 = 6\n#### 6*9", " 6*9=54 6*9=54", ""])
+@pytest.mark.parametrize(
+    "text", [" 6*9=54 pencils.\n#### 54", " He has 6 * 9, so 60 - 6*9 = 6\n#### 6*9", " 6*9=54 6*9=54", ""]
+)
 def test_reply_and_its_injected_twin_get_the_same_results(monkeypatch, text):
     plain, twin = summary([[text], [text]], monkeypatch), summary([[inject(text)], [inject(text)]], monkeypatch)
     tokens = {"fact_use"}

@@ -51,5 +51,5 @@ def mean(values: Sequence[float], clusters: Sequence[Hashable] | None = None) ->
     for cluster, one in zip(clusters if clusters is not None else range(len(values)), values, strict=True):
         sums.setdefault(cluster, []).append(one)
     result = ratio([math.fsum(ones) for ones in sums.values()], [len(ones) for ones in sums.values()])
-    counted = {} if clusters is None or not values else {"clusters": len(sums)}
+    counted = {"clusters": len(sums)} if clusters is not None and sums else {}
     return {**result, "n": len(values), **counted}

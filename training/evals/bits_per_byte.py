@@ -7,7 +7,7 @@ bound; the part over documents without facts compares the arms exactly.
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,10 +43,37 @@ class FixedDocuments:
             tokens = split.tokens(document).astype(np.int64)
             assert tokens[0] == END_OF_TEXT_ID
             without_facts = bool(table["facts"][document] == 0)
-            rows += [
-                Row(tokens[start : start + context + 1], without_facts) for start in range(0, len(tokens) - 1, context)
-            ]
+            rows += [Row(row, without_facts) for row in cut_into_rows(tokens, context)]
         self.rows = sorted(rows, key=lambda row: -len(row.tokens))
+
+
+def cut_into_rows(tokens: np.ndarray, context: int) -> list[np.ndarray]:
+    """Cut a document's ids, the end of text before it included, so that each id after the first is scored once.
+
+    A row holds at most `context` scored ids and, before them, the one that the first of them is predicted from.
+    """
+    return [tokens[start : start + context + 1] for start in range(0, len(tokens) - 1, context)]
+
+
+@torch.no_grad()
+def score_rows(
+    model: torch.nn.Module,
+    rows: Sequence[np.ndarray],
+    device: torch.device | str = "cpu",
+    autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> torch.Tensor:
+    """Return the loss in nats of every id after a row's first, fp32 of shape (rows, longest - 1), 0 behind its end."""
+    width = max(map(len, rows)) - 1
+    inputs = torch.full((len(rows), width), END_OF_TEXT_ID, dtype=torch.int64)  # (B, T), padded on the right
+    labels = torch.full((len(rows), width), -100, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        inputs[index, : len(row) - 1] = torch.from_numpy(row[:-1])
+        labels[index, : len(row) - 1] = torch.from_numpy(row[1:])
+    with autocast():
+        logits = model(input_ids=inputs.to(device), use_cache=False).logits  # (B, T, V)
+    labels = labels.to(device)
+    nats = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
+    return nats.view(labels.shape)
 
 
 @torch.no_grad()
@@ -75,18 +102,9 @@ def measure_bits_per_byte(
         # forward.
         mine = rows[first + process_index * batch_size : min(first + (process_index + 1) * batch_size, first + stride)]
         batch = mine or rows[:1]
-        width = max(len(row.tokens) for row in batch) - 1
-        inputs = torch.full((len(batch), width), END_OF_TEXT_ID, dtype=torch.int64)  # (B, T), padded on the right
-        labels = torch.full((len(batch), width), -100, dtype=torch.int64)
-        for index, row in enumerate(batch):
-            inputs[index, : len(row.tokens) - 1] = torch.from_numpy(row.tokens[:-1])
-            labels[index, : len(row.tokens) - 1] = torch.from_numpy(row.tokens[1:])
-        with autocast():
-            logits = model(input_ids=inputs.to(device), use_cache=False).logits  # (B, T, V)
-        labels = labels.to(device)
-        nats = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
-        nats, counts = nats.view(labels.shape).double().sum(1), labels.ne(-100).sum(1).double()  # (B,)
+        nats = score_rows(model, [row.tokens for row in batch], device, autocast).double().sum(1)  # (B,)
         if mine:
+            counts = torch.tensor([len(row.tokens) - 1.0 for row in batch], dtype=torch.float64, device=device)
             plain = torch.tensor([row.without_facts for row in batch], device=device)
             sums += torch.stack([nats.sum(), counts.sum(), nats[plain].sum(), counts[plain].sum()])
     if num_processes > 1:

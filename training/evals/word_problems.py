@@ -72,13 +72,13 @@ class WordProblems(Task):
         return plan_batches([self._prompt(subject, index) for index in range(len(self.questions))], per_batch)
 
     def run(self, subject: Subject, batch: Sequence[int]) -> list[Row]:
-        prompts = [self._prompt(subject, index) for index in batch for _ in range(self.decoding.samples)]
+        requests = [(index, sample) for index in batch for sample in range(self.decoding.samples)]
         replies: list[Reply] = []
-        for start in range(0, len(prompts), self.batch_size):
-            # Its own seed for every call, so that a result does not depend on what was done before.
-            seed = sha256(f"{self.seed}/{batch[0]}/{start}".encode()).digest()
-            part = prompts[start : start + self.batch_size]
-            replies += generate(subject, part, self.decoding, int.from_bytes(seed[:6], "big"))
+        for start in range(0, len(requests), self.batch_size):
+            part = requests[start : start + self.batch_size]
+            prompts = [self._prompt(subject, index) for index, _ in part]
+            # Random numbers of its own for every reply, so that it does not depend on what else is in the batch.
+            replies += generate(subject, prompts, self.decoding, [_seed(self.seed, *request) for request in part])
         samples = self.decoding.samples
         return [
             self._row(index, replies[place * samples : (place + 1) * samples]) for place, index in enumerate(batch)
@@ -185,6 +185,10 @@ class WordProblems(Task):
             hits = sum(same_number(constant, row["gold"]) for row in rows)
             floors["best_constant_of_train"] = {"constant": constant, **proportion(hits, len(rows))}
         return floors
+
+
+def _seed(seed: int, index: int, sample: int) -> int:
+    return int.from_bytes(sha256(f"{seed}/{index}/{sample}".encode()).digest()[:8], "big")
 
 
 def _gold(row: dict[str, Any], template: str, where: str) -> Number:
