@@ -159,13 +159,14 @@ REQUIRED = {
 
 # What may differ when a run is resumed: where and how it runs and reports, never what it computes.
 FREE_KEYS = frozenset(
-    "output_dir corpus_dir corpus_recipe eval_recipe eval_data_root per_device_train_batch_size per_device_eval_batch_size "
-    "gradient_accumulation_steps logging_steps logging_first_step logging_dir log_level log_level_replica "
-    "log_on_each_node disable_tqdm report_to run_name project save_steps save_total_limit save_strategy use_cpu "
-    "local_rank dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers "
-    "dataloader_prefetch_factor ddp_timeout push_to_hub hub_model_id hub_private_repo hub_strategy hub_revision "
-    "hub_always_push hub_token eval_on_start torch_compile torch_compile_backend torch_compile_mode debug "
-    "skip_memory_metrics deepspeed fsdp fsdp_config resume_from_checkpoint".split()
+    "output_dir corpus_dir corpus_recipe eval_recipe eval_data_root per_device_train_batch_size "
+    "per_device_eval_batch_size gradient_accumulation_steps logging_steps logging_first_step logging_dir "
+    "log_level log_level_replica log_on_each_node disable_tqdm report_to run_name project save_steps "
+    "save_total_limit save_strategy use_cpu local_rank dataloader_num_workers dataloader_pin_memory "
+    "dataloader_persistent_workers dataloader_prefetch_factor ddp_timeout push_to_hub hub_model_id "
+    "hub_private_repo hub_strategy hub_revision hub_always_push hub_token eval_on_start torch_compile "
+    "torch_compile_backend torch_compile_mode debug skip_memory_metrics deepspeed fsdp fsdp_config "
+    "resume_from_checkpoint".split()
 )
 
 

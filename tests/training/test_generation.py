@@ -1,49 +1,22 @@
-"""Generation, through Transformers' `generate`: with random weights, and with weights that read out a tape."""
+"""Generation, through Transformers' `generate`."""
 
 import dataclasses
-import json
 import logging
 import warnings
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch import nn
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
-from tokenization import MulFactTokenizer, gpt2_bpe, inject
+from tests.training.tiny_subjects import CONTEXT, SUBJECTS, pieces, prompts_of_lengths, subject_of, tape
+from tokenization import inject
 from tokenization.mul_facts import END_OF_TEXT_ID, FACT_BY_NAME, FACT_IDS, RESERVED_IDS
 from training.evals.generation import Decoding, generate, plan_batches, repeats
 from training.evals.subject import Subject
 
-CONTEXT = 64
 PLAIN = Decoding(max_new_tokens=12, stop_strings=())
-SUBJECTS = ("baseline", "mul_tokens", "stock")
 PENALTIES = ({}, {"repetition_penalty": 1.7}, {"no_repeat_ngram_size": 2}, {"no_repeat_ngram_size": 1})
-
-
-def tokenizer_of(name: str):
-    if name != "stock":
-        return MulFactTokenizer.build(name)
-    backend = Tokenizer(models.BPE(vocab=gpt2_bpe.vocabulary(), merges=gpt2_bpe.merges()))
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
-
-
-TOKENIZERS = {name: tokenizer_of(name) for name in SUBJECTS}
-
-
-def subject_of(name: str, **changes) -> Subject:
-    """A model whose few likely tokens depend on all that stands before."""
-    torch.manual_seed(1)
-    size = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": CONTEXT}
-    model = DomainGPT2ForCausalLM(DomainGPT2Config(vocab_size=len(TOKENIZERS[name]), **size)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return Subject(model, TOKENIZERS[name], **changes)
 
 
 @pytest.fixture(scope="module", params=SUBJECTS)
@@ -54,35 +27,6 @@ def subject(request) -> Subject:
 @pytest.fixture(scope="module")
 def treated() -> Subject:
     return subject_of("mul_tokens")
-
-
-def tape(name: str, ids: list[int], prompt: int = 1) -> Subject:
-    """A model that says these ids behind a prompt of so many tokens, whatever the prompt holds."""
-    width = 2 * CONTEXT
-    config = DomainGPT2Config(
-        vocab_size=len(TOKENIZERS[name]), n_layer=1, n_head=1, n_embd=width, n_positions=CONTEXT, initializer_range=0.0
-    )
-    model = DomainGPT2ForCausalLM(config).eval()
-    head = nn.Linear(width, config.vocab_size, bias=False)
-    with torch.no_grad():
-        model.transformer.wpe.weight.copy_(torch.eye(CONTEXT, width))
-        head.weight.zero_()
-        for position, token_id in enumerate(ids, prompt - 1):
-            head.weight[token_id, position] = 1.0
-    model.lm_head = head
-    return Subject(model, TOKENIZERS[name])
-
-
-def pieces(*texts: str) -> list[int]:
-    """The ids of tokens, each by its text."""
-    ids = [TOKENIZERS["baseline"].encode_document(text) for text in texts]
-    assert all(len(each) == 1 for each in ids), "each text must be one token"
-    return [each[0] for each in ids]
-
-
-def prompts_of_lengths(*lengths: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(3)
-    return [torch.randint(0, 50_257, (length,), generator=generator).tolist() for length in lengths]
 
 
 def argmax_loop(subject: Subject, prompt: list[int], tokens: int) -> list[int]:
@@ -195,12 +139,6 @@ def test_nothing_is_said_beside_the_replies(subject, capfd):
     assert records == [] and capfd.readouterr() == ("", "")
 
 
-def test_end_of_text_ends_a_row_and_leaves_no_trace():
-    subject = tape("baseline", [*pieces(" one", " two"), END_OF_TEXT_ID, *pieces(" three")])
-    (reply,) = generate(subject, [[9]], Decoding())
-    assert (reply.ids, reply.text, reply.finish) == (pieces(" one", " two"), " one two", "end_of_text")
-
-
 def test_rows_that_end_early_leave_the_others_as_they_are():
     words = pieces(" one", " two", " three", " four", " five", " six")
     subject = tape("mul_tokens", [*words, END_OF_TEXT_ID])
@@ -208,60 +146,6 @@ def test_rows_that_end_early_leave_the_others_as_they_are():
     replies = generate(subject, prompts_of_lengths(5, 1, 6, 3, 2, 7), Decoding())
     assert [reply.ids for reply in replies] == [words[4:], words, words[5:], words[2:], words[1:], []]
     assert {reply.finish for reply in replies} == {"end_of_text"}
-
-
-@pytest.mark.parametrize("name", SUBJECTS)
-@pytest.mark.parametrize(
-    "stop, said, text",
-    [
-        ("\nUser:", (" 5", "\n", "User", ":", " 6"), " 5"),
-        ("\nUser:", ("\n", "\n", "Us", "er", ":"), "\n"),
-        ("nswer: ", (" An", "swer", ":", " 9", " 8"), " A"),
-        ("é×", (" caf", "é", "×"), " caf"),
-        ("5", (" 12", "56"), " 12"),
-    ],
-)
-def test_stop_string_ends_a_reply_wherever_tokens_begin(name, stop, said, text):
-    ids = pieces(*said)
-    (reply,) = generate(tape(name, ids), [[9]], Decoding(max_new_tokens=len(ids), stop_strings=(stop,)))
-    assert (reply.text, reply.finish) == (text, "stop_string")
-
-
-def test_nothing_is_generated_behind_a_stop_string():
-    ids = pieces(" 5", "\n", "User", ":", " 6", " 7")
-    (reply,) = generate(tape("stock", ids), [[9]], Decoding())
-    assert reply.ids == ids[:4]
-
-
-def test_stop_string_that_begins_in_the_prompt_is_none():
-    prompt = pieces("\n")
-    (reply,) = generate(tape("baseline", pieces("User", ":", " Ann")), [prompt], Decoding(max_new_tokens=3))
-    assert (reply.text, reply.finish) == ("User: Ann", "length")
-
-
-def test_stop_string_counts_in_the_last_token_that_fits():
-    (reply,) = generate(tape("baseline", pieces(" 5", "\n", "User", ":")), [[9]], Decoding(max_new_tokens=4))
-    assert reply.finish == "stop_string"
-
-
-def test_first_of_several_stops_counts():
-    decoding = Decoding(stop_strings=("two", "ne two", "wo"))
-    (reply,) = generate(tape("baseline", pieces(" one", " two")), [[9]], decoding)
-    assert reply.text == " o"
-
-
-def test_second_answer_mark_ends_a_reply():
-    said = pieces("\n", "####", " 18", "\n", "##", "##", " 19")
-    (reply,) = generate(tape("mul_tokens", said), [[9]], Decoding())
-    assert (reply.text, reply.finish) == ("\n#### 18\n", "second_answer")
-    (reply,) = generate(tape("mul_tokens", said), [[9]], Decoding(one_answer=False, max_new_tokens=7))
-    assert (reply.text, reply.finish) == ("\n#### 18\n#### 19", "length")
-
-
-def test_long_mark_is_one_mark_and_a_short_one_is_none():
-    said = pieces("####", "####", "#", " 18", " ###", " 19")
-    (reply,) = generate(tape("baseline", said), [[9]], Decoding(max_new_tokens=6))
-    assert (reply.text, reply.finish) == ("######### 18 ### 19", "length")
 
 
 def test_fact_token_is_said_by_its_name_unless_suppressed():
@@ -394,34 +278,6 @@ def test_each_prompt_stands_in_one_batch_beside_others_of_its_length():
 def test_batch_of_nothing_is_refused():
     with pytest.raises(ValueError, match=r"batch_size \(0\) must be at least 1"):
         plan_batches([[1]], 0)
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"max_new_tokens": 0}, r"max_new_tokens \(0\)"),
-        ({"max_new_tokens": 1.5}, r"max_new_tokens \(1.5\)"),
-        ({"samples": 0, "temperature": 1.0}, r"samples \(0\)"),
-        ({"samples": 4}, r"samples \(4\) at temperature 0"),
-        ({"top_k": 5}, "change nothing at temperature 0"),
-        ({"top_p": 0.9}, "change nothing at temperature 0"),
-        ({"top_p": 0.0, "temperature": 1.0}, r"top_p \(0.0\)"),
-        ({"top_k": -1, "temperature": 1.0}, r"top_k \(-1\)"),
-        ({"temperature": -1.0}, r"temperature \(-1.0\)"),
-        ({"repetition_penalty": 0}, r"repetition_penalty \(0\)"),
-        ({"no_repeat_ngram_size": -1}, r"no_repeat_ngram_size \(-1\)"),
-        ({"stop_strings": "\nUser:"}, "must be a list of strings"),
-        ({"stop_strings": [""]}, "must be a list of strings"),
-    ],
-)
-def test_setting_that_makes_no_sense_is_refused_with_its_value(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Decoding(**settings)
-
-
-def test_settings_survive_a_file():
-    decoding = Decoding(stop_strings=["\nUser:", "Q:"], temperature=0.7, samples=8, suppress_facts=True)
-    assert Decoding(**json.loads(json.dumps(decoding.to_json()))) == decoding
 
 
 SENTENCE = "She has 5 apples and gives 2 of them away. "

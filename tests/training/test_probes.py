@@ -167,7 +167,7 @@ def test_model_that_says_the_question_again_gets_nothing_in_digits(monkeypatch, 
     by_fact = results["by"]["prompt_holds_fact"]
     assert by_fact["true"]["exact"]["value"] == by_fact["true"]["floors"]["question_again"]["value"] == 1
     assert by_fact["false"]["exact"]["value"] == by_fact["false"]["floors"]["question_again"]["value"] == 0
-    assert results["answered_by_fact"] == results["exact"]
+    assert results["answered_by_fact"]["value"] == results["exact"]["value"]
 
 
 @pytest.mark.parametrize(

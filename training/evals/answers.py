@@ -132,6 +132,18 @@ def first_number_in_digits(text: str) -> Number | None:
     return before if same_number(before, first_number(text)) else None
 
 
+def gold_number(text: str) -> Number:
+    """Return the number of a right answer in a data set: `#### 18`, `18`, or `9 (apples)`.
+
+    Raises `ValueError` when there is none.
+    """
+    number = read_answer(text).strict
+    number = first_number(text) if number is None else number
+    if number is None:
+        raise ValueError(f"the answer {text!r} holds no number; correct it, or leave that item out")
+    return number
+
+
 def same_number(a: Number | None, b: Number | None) -> bool:
     """Tell whether both are numbers and equal: 18 and 18.0 are, 18 and 17.999 are not."""
     return a is not None and b is not None and a == b

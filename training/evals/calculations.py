@@ -136,6 +136,8 @@ def _operator(text: str, token: re.Match[str], opens: bool) -> list[Item]:
 
 def calculate(items: Sequence[Item]) -> Expression | None:
     """Return what operands and operators in turn come to, or None where they are not one whole expression."""
+    if len(items) == 1:
+        return items[0].operand
     finished, term = Fraction(0), None  # the sum of whole terms, and the term that factors may still join
     pending, negative = "", False
     literals: list[str] = []

@@ -126,8 +126,10 @@ def _read_between_parentheses(text: str, items: list[Item], equations: list[Equa
             segments.append([])
         elif item.kind != "(":
             segments[-1].append(item)
-    left, left_items, operand = None, [], None
+    left: Expression | None = None
+    left_items: list[Item] = []
     notes: list[Item] = []
+    operand = None
     for index, segment in enumerate(segments):
         notes = notes[-1:] + [item for item in segment if item.noted]
         segment = [item for item in segment if not item.noted]
@@ -136,13 +138,14 @@ def _read_between_parentheses(text: str, items: list[Item], equations: list[Equa
         stated = _stated_number(text, segment[:cut]) if index else None
         if left and left.operations and stated:
             _append_equation(text, left_items, left, stated, notes, equations)
-        operand = replace(left, value=stated.operand.value) if left and stated and cut is None else None
+        if left and stated and cut is None and index == len(segments) - 1:
+            operand = replace(left, value=stated.operand.value)
         if cut is None:
             left_items = segment
         else:
             left_items = segment[cut:] if stated and segment[cut - 1].end < segment[cut].start else []
         left = calculate(left_items)
-    return left if len(segments) == 1 else operand
+    return operand if len(segments) > 1 else left
 
 
 def _stated_number(text: str, items: list[Item]) -> Item | None:
@@ -153,8 +156,7 @@ def _stated_number(text: str, items: list[Item]) -> Item | None:
         return None
     if len(rest) > 1 or (rest and rest[0].kind == "unknown") or _NUMBER_GOES_ON.match(text, number.end):
         return None
-    value = -number.operand.value if negative else number.operand.value
-    return replace(number, operand=replace(number.operand, value=value))
+    return replace(number, operand=replace(number.operand, value=-number.operand.value)) if negative else number
 
 
 def _append_equation(
@@ -172,7 +174,7 @@ def _append_equation(
         stated, error = 100 * stated, Fraction(0)  # 60/150*100 = 40% calculates in percent, where the sign is a unit
     start, left_end = left_items[0].start, left_items[-1].end
     fact = _FACT_BEHIND_MONEY.search(text, start, left_end)
-    if fact and int(fact[1]) * int(fact[2]) == stated:
+    if fact and text[left_end : number.end] == f"={int(fact[1]) * int(fact[2])}":
         return
     if any(note.start > start and note.noted == (left.value, stated) for note in notes):
         return

@@ -83,8 +83,7 @@ class EvalArguments:
         return [TASKS[entry["task"]].build(self, entry) for entry in self.entries()]
 
     def _decoding(self, entry: dict[str, Any]) -> Decoding:
-        keys = {key: entry.get(key, getattr(self, key)) for key in DECODING_KEYS}
-        return Decoding(**{**keys, "stop_strings": tuple(keys["stop_strings"])})
+        return Decoding(**{key: entry.get(key, getattr(self, key)) for key in DECODING_KEYS})
 
     def _rows(self, entry: dict[str, Any]) -> list[dict[str, Any]]:
         return RowSource(**{key: entry[key] for key in _ROW_KEYS & set(entry)}, root=self.data_root).read()

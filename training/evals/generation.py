@@ -89,8 +89,8 @@ def repeats(text: str) -> bool:
     """Return whether a text ends in circles: most of what it says last, it has just said.
 
     Of the last 50 pieces (words, digits, signs) more than half of the runs of four have stood before among them: the
-    rep-4 of Welleck et al. 2020, "Neural Text Generation with Unlikelihood Training", over the end of the
-    text, since circles are seldom left. Texts of fewer than 20 pieces do not count. GSM8K's 8,792 own answers reach
+    rep-4 of Welleck et al. 2020, "Neural Text Generation with Unlikelihood Training", over the end of the text, since
+    circles are seldom left. Texts of fewer than 20 pieces do not count. GSM8K's 8,792 own answers reach
     0.45 at most. Facts count as written out, so that a text and its injected twin are judged alike.
     """
     pieces = _PIECE.findall(canonical(text))[-_REPEAT_WINDOW:]

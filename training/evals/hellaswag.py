@@ -98,11 +98,7 @@ class HellaSwag(Task):
         tokens = [len(continuation) for continuation in self._encode(subject)[index].continuations]
         # Of an empty ending the blank before it is left.
         sizes = [len(ending.encode()) or 1 for ending in item["endings"]]
-        predictions: dict[str, int | None] = dict.fromkeys(RULES)
-        if nats is not None:
-            for rule, counts in zip(RULES, ([1] * ENDINGS, tokens, sizes), strict=True):
-                losses = [loss / count for loss, count in zip(nats, counts, strict=True)]
-                predictions[rule] = losses.index(min(losses))
+        predictions = dict.fromkeys(RULES) if nats is None else choose(nats, tokens, sizes)
         return {
             "index": index,
             **item,
@@ -114,6 +110,18 @@ class HellaSwag(Task):
             "context_cut": cut,
             "too_long": nats is None,
         }
+
+
+def choose(nats: Sequence[float], tokens: Sequence[int], sizes: Sequence[int]) -> dict[str, int]:
+    """Return, by each of `RULES`, the choice with the least loss, the first of equal ones.
+
+    nats: the summed loss of every choice; tokens and sizes: its length in tokens and in bytes.
+    """
+    chosen = {}
+    for rule, counts in zip(RULES, ([1] * len(nats), tokens, sizes), strict=True):
+        losses = [loss / count for loss, count in zip(nats, counts, strict=True)]
+        chosen[rule] = losses.index(min(losses))
+    return chosen
 
 
 def _read_item(where: str, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ import evaluate
 from datasets import Features, List, Value
 
 from training.analysis.intervals import mean, proportion
-from training.evals.answers import first_number, read_answer, same_number
+from training.evals.answers import gold_number, read_answer, same_number
 from training.evals.fact_use import fact_use, summarize_fact_use
-from training.evals.hellaswag import RULES
+from training.evals.hellaswag import RULES, choose
 from training.evals.sampling import majority_at_k, pass_at_k
 
 _REFERENCES = "references: the right answer of each, a number as text, or a text with `#### number`, as in GSM8K."
@@ -153,22 +153,13 @@ class MultipleChoice(evaluate.Metric):
                     f"item {index} is {item} with the label {label}; give nats, tokens and bytes of every choice, "
                     "none of which is empty, and the number of the right one, from 0 on"
                 )
-        chosen = [_choose(item["nats"], item["tokens"], item["bytes"]) for item in predictions]
+        chosen = [choose(item["nats"], item["tokens"], item["bytes"]) for item in predictions]
         return {
             rule: proportion(
                 sum(choices[rule] == label for choices, label in zip(chosen, references, strict=True)), len(chosen)
             )
             for rule in RULES
         }
-
-
-def _choose(nats: list[float], tokens: list[int], sizes: list[int]) -> dict[str, int]:
-    """Return by each rule of HellaSwag the choice with the least loss, the first of equal ones."""
-    chosen = {}
-    for rule, counts in zip(RULES, ([1] * len(nats), tokens, sizes), strict=True):
-        losses = [loss / count for loss, count in zip(nats, counts, strict=True)]
-        chosen[rule] = losses.index(min(losses))
-    return chosen
 
 
 def _describe(description: str, inputs: str, columns: dict[str, Any]) -> evaluate.MetricInfo:
@@ -181,10 +172,10 @@ def _gold_numbers(references: Sequence[str]) -> list[int | float]:
     """Read the right answers; raises `ValueError` that names the one without a number."""
     numbers = []
     for index, text in enumerate(references):
-        number = read_answer(text).strict
-        numbers.append(first_number(text) if number is None else number)
-        if numbers[-1] is None:
-            raise ValueError(f"reference {index} is {text!r}, which holds no number; leave that item out")
+        try:
+            numbers.append(gold_number(text))
+        except ValueError as error:
+            raise ValueError(f"reference {index}: {error}") from error
     return numbers
 
 

@@ -177,5 +177,7 @@ def _in_words(task: Task, results: dict[str, Any]) -> str:
         text += "none" if result["value"] is None else f"{result['value']:.4f}"
         if result.get("low") is not None:
             text += f" ({result['low']:.4f} to {result['high']:.4f}, n {result['n']:,})"
+        if result.get("floor") is not None:
+            text += f", floor {result['floor']:.4f}"
         parts.append(text)
     return "; ".join(parts)

@@ -64,7 +64,8 @@ class Subject:
     def encode(self, text: str, inject: bool = True) -> list[int]:
         """Return the ids of a text in which special names are ordinary text; `inject` False leaves facts in digits."""
         tokenizer = self.tokenizer if inject or not self.fact_ids else _plain_tokenizer()
-        ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        # verbose: long documents are cut into rows by whoever asks.
+        ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
         tokenizer.backend_tokenizer.encode_special_tokens = tokenizer.split_special_tokens
         return ids
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from training.analysis.intervals import mean, proportion
 from training.data.rows import fields_of
-from training.evals.answers import canonical, first_number, read_answer, same_number
+from training.evals.answers import Number, canonical, gold_number, read_answer, same_number
 from training.evals.equations import classify, find_equations
 from training.evals.fact_use import fact_use, summarize_fact_use
 from training.evals.generation import Decoding, Reply, generate, plan_batches, repeats
@@ -21,7 +21,6 @@ from training.evals.task import Row, Task
 
 MODES = ("worked", "answer_only", "program")
 CATEGORIES = ("right", "wrong_arithmetic", "right_arithmetic_wrong_answer", "no_arithmetic", "no_answer")
-Number = int | float
 
 
 class WordProblems(Task):
@@ -152,6 +151,9 @@ class WordProblems(Task):
             "fact_use": summarize_fact_use([reply["facts"] for reply in replies]),
             "floors": self._floors(rows),
         }
+        floor = max(result["value"] for result in results["floors"].values())
+        for name in self.headline:
+            results[name]["floor"] = floor
         if self.grade is not None:
             results["programs"] = _counts(reply["program"] for reply in replies)
         if self.decoding.samples > 1:
@@ -193,11 +195,10 @@ def _seed(seed: int, index: int, sample: int) -> int:
 
 def _gold(row: dict[str, Any], template: str, where: str) -> Number:
     text = fields_of(row, template, where)
-    number = read_answer(text).strict
-    number = first_number(text) if number is None else number
-    if number is None:
-        raise ValueError(f"{where}: the answer {text!r} holds no number; correct `answer`, or leave that row out")
-    return number
+    try:
+        return gold_number(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _equations(replies: Sequence[dict[str, Any]]) -> dict[str, Any]:
