@@ -26,6 +26,7 @@ from training.analysis.learning_curve import write_curve
 from training.core.checkpoint import list_checkpoints
 from training.core.console import EXIT_CODES
 from training.core.device import device_name, prepare_process
+from training.core.processes import agree
 from training.core.recipe import run_program
 from training.evals.eval_recipe import EvalArguments, resolved_recipe
 from training.evals.runner import evaluate, is_finished
@@ -70,7 +71,7 @@ def measure(args: EvalArguments, model: str, folder: Path, tasks: list[Task], pr
 
 def measure_run(args: EvalArguments, run: Path, tasks: list[Task], processes: PartialState) -> None:
     """Evaluate the checkpoints of a run, oldest first, and draw the curve of all that have ever been evaluated."""
-    checkpoints = list_checkpoints(run)
+    checkpoints = agree(lambda: list_checkpoints(run), processes)  # a training that goes on may remove some
     folder = Path(args.output_dir) if args.output_dir else run / "evals" / args.name
     if not checkpoints and not list_checkpoints(folder):
         raise ValueError(f"'{run}' has no checkpoint-N folders; name the output_dir of a run")

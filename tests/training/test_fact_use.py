@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenization import inject
-from training.analysis.intervals import proportion
+from training.analysis.intervals import clustered_proportion, proportion
 from training.evals.fact_use import COUNTS, PROPERTIES, fact_use, summarize_fact_use
 
 FACT = "<MUL_6_9_54>"
@@ -186,14 +186,15 @@ def test_summary_gives_totals_means_and_shares():
     assert summary["eligible_per_response"]["value"] == 1
     assert summary["emitted_per_response"]["value"] == pytest.approx(1 / 3)
     assert summary["responses_with_tokens"] == proportion(1, 3)
-    assert summary["emitted_per_eligible"] == proportion(1, 3)
-    assert summary["right_in_context"] == proportion(2, 3)
-    assert summary["gratuitous"] == proportion(1, 3)
-    assert summary["emitted_gratuitous"] == proportion(0, 1)
+    # Of one product in the first response, and two in the second.
+    assert summary["emitted_per_eligible"] == clustered_proportion([1, 0], [1, 2])
+    assert summary["right_in_context"]["value"] == pytest.approx(2 / 3)
+    assert summary["gratuitous"] == clustered_proportion([0, 1], [1, 2])
+    assert summary["emitted_gratuitous"] == clustered_proportion([0], [1])
 
 
 @pytest.mark.parametrize("rows", [[], [fact_use(QUESTION, "none")]])
 def test_share_of_nothing_is_none(rows):
     summary = summarize_fact_use(rows)
     for name in ("emitted_per_eligible", *PROPERTIES, *(f"emitted_{name}" for name in PROPERTIES)):
-        assert summary[name] == {"value": None, "low": None, "high": None, "n": 0}
+        assert summary[name] == {"value": None, "low": None, "high": None, "n": 0, "clusters": 0}

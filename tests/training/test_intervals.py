@@ -1,10 +1,11 @@
 import math
+import random
 
 import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from training.analysis.intervals import mean, proportion, ratio
+from training.analysis.intervals import clustered_proportion, mean, proportion, ratio
 
 
 def bounds(result):
@@ -151,3 +152,26 @@ def test_intervals_of_clustered_means_cover_the_truth_as_often_as_they_say():
 def test_intervals_of_proportions_cover_the_truth_as_often_as_they_say():
     rng = np.random.default_rng(4)
     assert 0.93 < coverage(lambda: proportion(rng.binomial(1319, 0.025), 1319), 0.025, 1000) < 0.98
+
+
+def test_clustered_proportion_of_clusters_that_are_alike_inside_counts_clusters():
+    successes, totals = [4, 0, 4, 0, 4, 0, 0, 0, 0, 0], [4] * 10
+    found, by_cluster = clustered_proportion(successes, totals), proportion(3, 10)
+    assert (found["value"], found["n"], found["clusters"]) == (0.3, 40, 10)
+    assert found["low"] == pytest.approx(by_cluster["low"], abs=0.02)
+    assert found["high"] == pytest.approx(by_cluster["high"], abs=0.02)
+
+
+def test_clustered_proportion_of_items_that_are_independent_is_close_to_wilson():
+    draw = random.Random(0)
+    successes = [sum(draw.random() < 0.3 for _ in range(4)) for _ in range(500)]
+    found, plain = clustered_proportion(successes, [4] * 500), proportion(sum(successes), 2000)
+    assert found["high"] - found["low"] == pytest.approx(plain["high"] - plain["low"], rel=0.15)
+
+
+def test_clustered_proportion_without_a_success_has_an_upper_bound_for_the_clusters():
+    assert clustered_proportion([0] * 45, [16] * 45)["high"] == proportion(0, 45)["high"]
+
+
+def test_clusters_without_items_do_not_count():
+    assert clustered_proportion([1, 0, 0], [2, 0, 1]) == clustered_proportion([1, 0], [2, 1])

@@ -66,7 +66,7 @@ def test_a_metric_can_be_computed_again(make):
 
 
 def test_a_reference_without_a_number_is_an_error(make):
-    with pytest.raises(ValueError, match="reference 1 is 'none'"):
+    with pytest.raises(ValueError, match="reference 1: the answer 'none' holds no number"):
         make(MathAnswers).compute(predictions=REPLIES[:2], references=["54", "none"])
 
 

@@ -6,6 +6,7 @@ import torch
 
 from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
 from tokenization import MulFactTokenizer
+from training.analysis.intervals import proportion
 from training.evals.generation import Decoding, Reply
 from training.evals.probes import OPENING, Probes, number_forms
 from training.evals.subject import Subject
@@ -144,7 +145,8 @@ def test_model_that_finds_all_numbers_alike_is_never_right(subject):
         parameter.data.zero_()
     task = task_of("What is 6 times 9?", "What is 48 times 8?")
     rows = run(task, Subject(model, subject.tokenizer))
-    assert [row["likelihood"]["rank"] for row in rows] == [36, 10]
+    # All products of the table are one token; of the other candidates one is not, and so is less likely.
+    assert [row["likelihood"]["rank"] for row in rows] == [36, 9]
     assert task.summarize(rows)["sets"]["two_digit_carry"]["likelihood"]["value"] == 0
 
 
@@ -294,11 +296,11 @@ def test_interval_of_templates_counts_facts_rather_than_probes(monkeypatch, with
     task = Probes("probes", ["facts", "subtraction"], batch_size=800)
     script(monkeypatch, task, with_facts, lambda probe, decoding: f" {probe.answer if probe.answer > 30 else 0}")
     sets = task.summarize(run(task, with_facts))["sets"]
-    plain, clustered = sets["facts"]["exact"], sets["facts"]["clustered"]["exact"]
-    assert clustered["value"] == pytest.approx(plain["value"])
+    clustered = sets["facts"]["exact"]
+    plain = proportion(round(clustered["value"] * 648), 648)
     assert clustered["clusters"] == 45
     assert clustered["high"] - clustered["low"] > 2 * (plain["high"] - plain["low"])
-    assert "clustered" not in sets["subtraction"]
+    assert "clusters" not in sets["subtraction"]["exact"]
 
 
 def test_headlines_are_in_the_summary(monkeypatch, with_facts):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -157,11 +158,34 @@ def test_other_errors_are_not_taken_for_want_of_memory(subject, tmp_path):
         run(subject, tmp_path, Squares(fail=fail))
 
 
+def test_other_name_of_the_same_model_changes_nothing(subject, tmp_path):
+    run(subject, tmp_path, Squares())
+    again = Squares()
+    run(replace(subject, name="./the/same"), tmp_path, again, recipe={"seed": 0, "model": "./the/same"})
+    assert again.ran == []
+
+
+def test_results_file_that_lacks_a_task_is_not_finished(subject, tmp_path):
+    run(subject, tmp_path, Squares(), Squares("second"))
+    written = json.loads((tmp_path / RESULTS).read_text())
+    del written["results"]["second"]
+    (tmp_path / RESULTS).write_text(json.dumps(written))
+    assert not is_finished([Squares(), Squares("second")], tmp_path)
+    run(subject, tmp_path, Squares(), Squares("second"))
+    assert is_finished([Squares(), Squares("second")], tmp_path)
+
+
+def test_folder_that_cannot_be_written_is_one_error(subject, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot write results into .*choose another output_dir"):
+        run(subject, tmp_path / "file" / "below", Squares())
+
+
 def test_folder_with_results_of_another_model_or_recipe_is_refused(subject, tmp_path):
     run(subject, tmp_path, Squares())
     with pytest.raises(ValueError, match="seed was 0 and is now 1"):
         run(subject, tmp_path, Squares(), recipe={"seed": 1})
     torch.manual_seed(1)
     other = Subject(DomainGPT2ForCausalLM(subject.model.config).eval(), subject.tokenizer)
-    with pytest.raises(ValueError, match="its subject was"):
+    with pytest.raises(ValueError, match="results of another model or tokenizer: weights_sha256 was"):
         run(other, tmp_path, Squares())

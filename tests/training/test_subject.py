@@ -3,6 +3,8 @@ import shutil
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
@@ -95,9 +97,31 @@ def test_folder_without_a_tokenizer_says_what_to_copy(checkpoints, tmp_path):
 
 def test_tokenizer_of_another_vocabulary_is_refused_with_both_sizes(checkpoints, tmp_path):
     shutil.copytree(checkpoints / "stock", tmp_path / "x")
-    shutil.copy(checkpoints / "baseline" / "config.json", tmp_path / "x")
-    shutil.copy(checkpoints / "baseline" / "model.safetensors", tmp_path / "x")
-    with pytest.raises(ValueError, match=r"model of 50,349 tokens and a tokenizer of 50,257"):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(checkpoints / "baseline" / name, tmp_path / "x")
+    with pytest.raises(ValueError, match=r"model of 50,257 tokens and a tokenizer of 50,349"):
+        load_subject(str(tmp_path / "x"))
+
+
+def test_arm_whose_tokenizer_has_lost_its_condition_is_not_taken_for_a_stock_gpt2(checkpoints, tmp_path):
+    shutil.copytree(checkpoints / "mul_tokens", tmp_path / "x")
+    (tmp_path / "x" / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    with pytest.raises(ValueError, match="names no condition, and nothing would be injected"):
+        load_subject(str(tmp_path / "x"))
+
+
+def test_vocabulary_of_another_gpt2_is_refused(tmp_path):
+    GPT2LMHeadModel(GPT2Config(**SIZES, vocab_size=2)).save_pretrained(tmp_path)
+    backend = Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"whose <\|endoftext\|> is None, and not GPT-2's 50256"):
+        load_subject(str(tmp_path))
+
+
+def test_damaged_weights_are_one_error(checkpoints, tmp_path):
+    shutil.copytree(checkpoints / "baseline", tmp_path / "x")
+    (tmp_path / "x" / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="x' cannot be loaded: "):
         load_subject(str(tmp_path / "x"))
 
 

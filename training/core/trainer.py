@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import nested_gather
@@ -25,6 +24,7 @@ from training.core.checkpoint import (
 )
 from training.core.device import launched_with_deepspeed, launched_with_fsdp
 from training.core.interruption import StopOnSignal, leave_signals_to_the_main_process
+from training.core.processes import agree
 from training.core.tracking import ConsoleLog, MetricsFile, Throughput
 
 
@@ -218,10 +218,7 @@ class TrustworthyTrainerMixin:
 
     def agree(self, decide: Callable[[], Any]) -> Any:
         """Return what the main process decides, on all processes: only it looks at files that it also changes."""
-        decision = [decide() if self.args.process_index == 0 else None]
-        if self.args.world_size > 1:
-            broadcast_object_list(decision)
-        return decision[0]
+        return agree(decide, self.accelerator)
 
     def find_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint of this run, agreed upon by all processes; checks the process count."""

@@ -127,6 +127,8 @@ def fields_of(row: dict[str, Any], template: str, where: str) -> str:
         raise ValueError(
             f"{where}: {template!r} needs a field {error} that the row does not have; it has {', '.join(row)}"
         ) from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: {template!r} is malformed, or does not fit the row: {error}") from error
     empty = [name for name in row if row[name] is None and "{" + name in template]
     if empty:
         raise ValueError(f"{where}: field '{empty[0]}' of {template!r} is null; repair or drop that row")

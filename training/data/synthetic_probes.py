@@ -192,12 +192,22 @@ def _facts_of(a: int, b: int) -> set[MulFact]:
 
 
 def _candidates(a: int, operator: str, b: int, answer: int) -> tuple[int, ...]:
-    """Return the answer and the first of its near misses, `CANDIDATES` together."""
+    """Return the answer and near misses, `CANDIDATES` together.
+
+    How many of them are smaller is drawn for each question, or the answer's place among the candidates would tell it.
+    """
+    # From two to seven: the usual mistakes lie on both sides.
+    least, most = (min(bound, answer - 1) for bound in (2, CANDIDATES - 3))
+    below = random.Random(f"candidates/{a}{operator}{b}").randint(least, most)
+    room = {True: below, False: CANDIDATES - 1 - below}
     chosen = {answer}
-    misses = _near_misses(a, operator, b, answer)
-    while len(chosen) < CANDIDATES:
-        if (number := next(misses)) > 0:
+    for number in _near_misses(a, operator, b, answer):
+        is_below = number < answer
+        if number > 0 and number not in chosen and room[is_below]:
             chosen.add(number)
+            room[is_below] -= 1
+        if not any(room.values()):
+            break
     return tuple(sorted(chosen))
 
 

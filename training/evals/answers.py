@@ -135,12 +135,16 @@ def first_number_in_digits(text: str) -> Number | None:
 def gold_number(text: str) -> Number:
     """Return the number of a right answer in a data set: `#### 18`, `18`, or `9 (apples)`.
 
-    Raises `ValueError` when there is none.
+    Raises `ValueError` when there is none, or several and no mark.
     """
     number = read_answer(text).strict
-    number = first_number(text) if number is None else number
     if number is None:
-        raise ValueError(f"the answer {text!r} holds no number; correct it, or leave that item out")
+        numbers = read_numbers(text)
+        if len(numbers) != 1 or numbers[0] is None:
+            raise ValueError(
+                f"the answer {text!r} holds no number" if not numbers else f"the answer {text!r} is not one number"
+            )
+        number = numbers[0]
     return number
 
 

@@ -1,5 +1,7 @@
 """Quick evaluations between two training steps, with the same code and into the same files as `training/eval.py`."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,9 +9,11 @@ from transformers import PreTrainedTokenizerBase
 
 from modeling import DomainGPT2ForCausalLM
 from training.analysis.learning_curve import headline_of
+from training.core.processes import Processes, agree
+from training.core.provenance import RUN_FILE
 from training.core.recipe import parse_recipe
 from training.evals.eval_recipe import EvalArguments, resolved_recipe
-from training.evals.runner import Processes, evaluate
+from training.evals.runner import evaluate
 from training.evals.subject import Subject
 
 
@@ -34,10 +38,12 @@ class EvalsDuringTraining:
         """Return the headline results as `{<task>_<result>: value}`; every process calls it."""
         training = model.training
         subject = Subject(model.eval(), tokenizer, str(self.folder.parents[1] / f"checkpoint-{step}"), self.args.bf16)
+        folder = self.folder / f"checkpoint-{step}"
+        agree(lambda: _forget_other_weights(folder, subject), processes)
         results = evaluate(
             subject,
             self.tasks,
-            self.folder / f"checkpoint-{step}",
+            folder,
             processes,
             resolved_recipe(self.args),
             say=lambda line: None,
@@ -49,3 +55,13 @@ class EvalsDuringTraining:
             for path, result in headline_of(task.headline, results[task.name]).items()
             if result["value"] is not None
         }
+
+
+def _forget_other_weights(folder: Path, subject: Subject) -> None:
+    """Remove results of this step whose weights are gone: those of a run that went back to an earlier checkpoint and,
+    on a GPU or on another number of processes, did not come to quite the same weights again."""
+    file = folder / RUN_FILE
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))["subject"]
+        if before["weights_sha256"] != subject.describe()["weights_sha256"]:
+            shutil.rmtree(folder)

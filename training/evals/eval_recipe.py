@@ -96,18 +96,16 @@ def _hellaswag(args: EvalArguments, entry: dict[str, Any]) -> Task:
 
 def _word_problems(args: EvalArguments, entry: dict[str, Any]) -> Task:
     rows = args._rows(entry)
-    train = entry.get("train")
-    if train is not None:
-        same = {key: entry[key] for key in ("path", "hub", "synthetic", "config", "revision") if key in entry}
-        elsewhere = {"path", "hub", "synthetic"} & set(train)
-        train = args._rows({"split": "train", **({} if elsewhere else same), **train})
-    keys = {key: entry[key] for key in ("question", "answer", "mode", "inject_prompts") if key in entry}
+    train = _train_rows(args, entry) if "train" in entry else ()
+    keys = {
+        key: entry[key] for key in ("question", "answer", "mode", "inject_prompts", "skip_unreadable") if key in entry
+    }
     if keys.get("mode") == "answer_only" and "max_new_tokens" not in entry:
         entry = {**entry, "max_new_tokens": 16}
     task = WordProblems(
         entry["name"],
         rows,
-        train=train or (),
+        train=train,
         decoding=args._decoding(entry),
         batch_size=args.batch_size,
         seed=args.seed,
@@ -116,11 +114,26 @@ def _word_problems(args: EvalArguments, entry: dict[str, Any]) -> Task:
     return _over_rows(task, rows)
 
 
+def _train_rows(args: EvalArguments, entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Read the training rows of a task: of the same data set on the Hub, or from where `train` says."""
+    where, train = f"task '{entry['name']}', train", entry["train"]
+    if unknown := set(train) - _ROW_KEYS:
+        raise ValueError(f"{where} has unknown keys {sorted(unknown)}; it has {', '.join(sorted(_ROW_KEYS))}")
+    if not {"path", "hub", "synthetic"} & set(train):
+        if "hub" not in entry:
+            raise ValueError(f"{where} is {train}, and names no other file than the task's own; give it a path")
+        train = {**{key: entry[key] for key in ("hub", "config", "revision") if key in entry}, **train}
+    return args._rows({"split": "train", **train})
+
+
 def _probes(args: EvalArguments, entry: dict[str, Any]) -> Task:
+    held_out = entry.get("held_out_facts", [])
+    if not all(isinstance(pair, list) for pair in held_out):
+        raise ValueError(f"task '{entry['name']}': held_out_facts is {held_out}; write pairs, such as [[6, 9]]")
     return Probes(
         entry["name"],
         sets=tuple(entry["sets"]) if "sets" in entry else None,
-        held_out_facts=tuple(map(tuple, entry.get("held_out_facts", ()))),
+        held_out_facts=tuple(map(tuple, held_out)),
         inject_prompts=entry.get("inject_prompts", args.inject_prompts),
         decoding=args._decoding({"max_new_tokens": 16, **entry}),
         batch_size=args.batch_size,
@@ -158,7 +171,14 @@ TASKS: dict[str, _Kind] = {
         _word_problems,
         _ROW_TYPES
         | _DECODING_TYPES
-        | {"question": str, "answer": str, "mode": str, "train": dict, "inject_prompts": bool},
+        | {
+            "question": str,
+            "answer": str,
+            "mode": str,
+            "train": dict,
+            "inject_prompts": bool,
+            "skip_unreadable": bool,
+        },
     ),
     "probes": _Kind(_probes, _DECODING_TYPES | {"sets": list, "held_out_facts": list, "inject_prompts": bool}),
     "text_loss": _Kind(

@@ -25,12 +25,14 @@ class FactPlaces:
     """What a text holds whatever the arm, as `(start, end)` in bytes.
 
     expressions: the facts as the rule finds them, weak and with all operators, and the names typed in the text.
+    plain_tokens: what the baseline makes of the text, 0 where there is no fact to look at.
     facts: the least run of bytes around each that both arms cut out; it begins at the blank that GPT-2 joins with the
     first digit. Facts that share such a run count for one another. after: the tokens, the same in both arms, that
     follow a fact: at most `AFTER_FACT`, and none from where the next fact changes the cuts.
     """
 
     expressions: list[tuple[int, int]]
+    plain_tokens: int
     facts: list[tuple[int, int]]
     after: list[tuple[int, int]]
 
@@ -39,7 +41,7 @@ def find_places(text: str) -> FactPlaces:
     """Find the facts of a text and the tokens after them; the same for every subject."""
     expressions = _in_bytes(text, [(start, end) for start, end, _ in find_facts(text)])
     if not expressions:
-        return FactPlaces([], [], [])
+        return FactPlaces([], 0, [], [])
     plain, injected = (
         token_ends(text, CorpusEncoder(condition).encode(text), expressions)
         for condition in ("baseline", "mul_tokens")
@@ -57,7 +59,7 @@ def find_places(text: str) -> FactPlaces:
             if end is None:
                 break
             after.append((start, end))
-    return FactPlaces(expressions, list(facts), after)
+    return FactPlaces(expressions, len(plain), list(facts), after)
 
 
 def token_ends(text: str, ids: np.ndarray, expressions: list[tuple[int, int]]) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenization import inject
 from tokenization.mul_facts import FACT_BY_NAME, NAME_PATTERN, NAME_PREFIX, MulFact
-from training.analysis.intervals import mean, proportion
+from training.analysis.intervals import clustered_proportion, mean, proportion
 from training.evals.answers import BLANK, CURRENCY, Number, canonical, read_answer, read_numbers, reply
 
 PROPERTIES = ("right_in_context", "gratuitous", "repeated")
@@ -83,19 +83,22 @@ def summarize_fact_use(rows: Sequence[dict[str, int]]) -> dict[str, Any]:
     """Return the totals of `fact_use` over responses, means per response, and shares with their intervals.
 
     `right_in_context`, `gratuitous` and `repeated` are shares of the eligible products, `emitted_…` of the tokens; a
-    share of nothing is None. Intervals of these shares take products as independent, though one response may hold
-    several, and are then too narrow.
+    share of nothing is None. Their intervals know that the products of one response hang together.
     """
     total = {name: sum(row[name] for row in rows) for name in COUNTS}
+
+    def share(part: str, whole: str) -> dict[str, Any]:
+        return clustered_proportion([row[part] for row in rows], [row[whole] for row in rows])
+
     return {
         "responses": len(rows),
         "counts": total,
         "eligible_per_response": mean([row["eligible"] for row in rows]),
         "emitted_per_response": mean([row["emitted"] for row in rows]),
         "responses_with_tokens": proportion(sum(row["emitted"] > 0 for row in rows), len(rows)),
-        "emitted_per_eligible": proportion(total["emitted"], total["eligible"]),
-        **{name: proportion(total[name], total["eligible"]) for name in PROPERTIES},
-        **{f"emitted_{name}": proportion(total[f"emitted_{name}"], total["emitted"]) for name in PROPERTIES},
+        "emitted_per_eligible": share("emitted", "eligible"),
+        **{name: share(name, "eligible") for name in PROPERTIES},
+        **{f"emitted_{name}": share(f"emitted_{name}", "emitted") for name in PROPERTIES},
     }
 
 

@@ -14,6 +14,7 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
+    RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
     TemperatureLogitsWarper,
@@ -129,7 +130,6 @@ def _generate(
                 generation_config=GenerationConfig(
                     max_new_tokens=max(row.room for row in open_rows),
                     do_sample=False,  # a draw leaves one token to choose
-                    repetition_penalty=float(decoding.repetition_penalty),
                     eos_token_id=subject.end_of_text_id,
                     pad_token_id=pad_id,
                 ),
@@ -160,6 +160,10 @@ def _processors(
     width: int,
 ) -> LogitsProcessorList:
     processors = LogitsProcessorList([_Suppress(suppressed)])
+    if decoding.repetition_penalty != 1:
+        # Without the padding, which in a stock GPT-2 is the end of text, and would make replies go on.
+        penalty = float(decoding.repetition_penalty)
+        processors.append(RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=padding))
     if decoding.no_repeat_ngram_size:
         processors.append(_NoRepeatedNGrams(decoding.no_repeat_ngram_size, padding))
     if random_numbers is not None:

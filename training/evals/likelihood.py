@@ -16,6 +16,7 @@ from training.evals.subject import Subject
 
 # Logits and log-probabilities of the positions that go through the head at once, in fp32. More of them save no time.
 HEAD_BYTES = 100 * 2**20
+HEAD_BYTES_ON_GPU = 2**30  # where each call costs more than memory does
 _CONTEXT, _PADDING = 0, -1  # segments of a row; its continuations are 1, 2, …
 
 
@@ -74,7 +75,10 @@ def score(subject: Subject, requests: Sequence[Choices]) -> list[list[float]]:
             states[len(request.context) - 1 : request.row_length]
             for states, request in zip(hidden_states, requests, strict=True)
         ]
-        nats = iter(_token_nats(subject, torch.cat(predicting), *_targets(requests)).tolist())
+        token_nats = _token_nats(subject, torch.cat(predicting), *_targets(requests))
+    if not torch.isfinite(token_nats).all():
+        raise ValueError(f"the model '{subject.name}' gives losses that are not finite; its training has diverged")
+    nats = iter(token_nats.tolist())
     return [[math.fsum(islice(nats, len(tokens))) for tokens in request.continuations] for request in requests]
 
 
@@ -138,7 +142,8 @@ def _token_nats(
 ) -> torch.Tensor:
     """Return the negative log-likelihood of each target (N,) from the hidden states of the predicting positions."""
     nats = torch.empty(len(targets), device=hidden_states.device)
-    size = max(1, HEAD_BYTES // (2 * 4 * subject.model.config.vocab_size))
+    head_bytes = HEAD_BYTES if hidden_states.device.type == "cpu" else HEAD_BYTES_ON_GPU
+    size = max(1, head_bytes // (2 * 4 * subject.model.config.vocab_size))
     for start in range(0, len(hidden_states), size):
         logits = subject.model.lm_head(hidden_states[start : start + size])  # (P, V)
         log_probabilities = logits.float().log_softmax(-1)

@@ -20,7 +20,7 @@ from typing import Any
 
 from tokenization import inject, render
 from tokenization.mul_facts import FACTS
-from training.analysis.intervals import mean, proportion
+from training.analysis.intervals import clustered_proportion, mean, proportion
 from training.data.rows import rows_sha256
 from training.data.synthetic_probes import ORIGINAL_SETS, PROBE_SEED, PROBE_SETS, Pair, Probe, probe_set
 from training.evals import likelihood
@@ -31,6 +31,17 @@ from training.evals.subject import Subject
 from training.evals.task import Row, Task
 
 OPENING = " The answer is"
+# What each share has to beat.
+_ANSWERS = ("best_constant", "last_number_of_question")
+_CHOICES = (*_ANSWERS, "guess_among_candidates", "best_place_among_candidates")
+FLOORS = {
+    "exact": (*_ANSWERS, "question_again"),
+    "exact_in_digits": (*_ANSWERS, "question_again_in_digits"),
+    "likelihood": _CHOICES,
+    "likelihood_any_form": _CHOICES,
+}
+# Only a tokenizer with facts has another form, and only it can answer by one without writing digits.
+NOT_COMPARABLE = ("answered_by_fact", "likelihood_any_form")
 HEADLINE_SETS = ("facts", "two_digit_carry", "subtraction")
 SHARES = ("exact", "exact_in_digits", "answered_by_fact", "likelihood", "likelihood_any_form")
 # The original's way, for its own sets: 32 new tokens, and nothing but the end of the text ends a reply.
@@ -45,8 +56,8 @@ class Probes(Task):
     and for decoding that draws at random.
 
     The summary has, for each set and each value of its tags, the shares of right answers, where `likelihood` is the
-    share of probes whose answer is likelier than every other candidate; `clustered`, the same shares with intervals
-    over facts, where several probes ask one; the mean rank, NLL in nats and probability among the candidates, over the
+    share of probes whose answer is likelier than every other candidate, with intervals that know which probes ask the
+    same; the mean rank, NLL in nats and probability among the candidates, over the
     probes that fit into the context; and the floors. `original_accuracy` is the original implementation's reading of
     its own sets.
     """
@@ -83,6 +94,7 @@ class Probes(Task):
             "probes_sha256": rows_sha256([dataclasses.asdict(probe) for probe in self.probes]),
             "inject_prompts": self.inject_prompts,
             "decoding": self.decoding.to_json(),
+            "original_decoding": ORIGINAL_DECODING.to_json(),
             "batch_size": self.batch_size,
             "batch_tokens": self.batch_tokens,
         }
@@ -150,6 +162,7 @@ def _asked(probe: Probe) -> Row:
         "prompt": probe.prompt,
         "answer": probe.answer,
         "candidates": len(probe.candidates),
+        "place": probe.candidates.index(probe.answer),  # in ascending order
         "cluster": probe.cluster,
         "tags": probe.tags,
     }
@@ -218,11 +231,17 @@ def _ranked(probe: Probe, nats: Sequence[float]) -> Row:
 
 
 def _results(rows: Sequence[Row]) -> dict[str, Any]:
-    shares = {name: [_is_right(row, name) for row in rows] for name in SHARES}
-    clusters = [row["cluster"] for row in rows]
-    results: dict[str, Any] = {name: proportion(sum(right), len(rows)) for name, right in shares.items()}
-    if len(set(clusters)) < len(rows):
-        results["clustered"] = {name: mean(list(map(float, right)), clusters) for name, right in shares.items()}
+    results: dict[str, Any] = {}
+    for share in SHARES:
+        right: dict[str, list[bool]] = {}
+        for row in rows:
+            right.setdefault(row["cluster"], []).append(_is_right(row, share))
+        if len(right) < len(rows):
+            results[share] = clustered_proportion(
+                [sum(of_one) for of_one in right.values()], list(map(len, right.values()))
+            )
+        else:
+            results[share] = proportion(sum(map(sum, right.values())), len(rows))
     for form in ("likelihood", "likelihood_any_form"):
         scored = [row for row in rows if row[form]["rank"] is not None]
         results[f"{form}_details"] = {
@@ -232,10 +251,8 @@ def _results(rows: Sequence[Row]) -> dict[str, Any]:
     if rows and "original" in rows[0]:
         results["original_accuracy"] = proportion(sum(row["original"]["right"] for row in rows), len(rows))
     floors = _floors(rows)
-    if rows:
-        guesses = {"exact": set(floors) - {"guess_among_candidates"}, "likelihood": {"guess_among_candidates"}}
-        for share, names in guesses.items():
-            results[share]["floor"] = max(floors[name]["value"] for name in names)
+    for share, names in FLOORS.items() if floors else ():
+        results[share]["floor"] = max(floors[name]["value"] for name in names)
     return results | {"floors": floors}
 
 
@@ -245,11 +262,13 @@ def _is_right(row: Row, share: str) -> bool:
 
 def _floors(rows: Sequence[Row]) -> dict[str, Any]:
     """Return what is right without arithmetic: one answer to all questions, a question's last number in digits, the
-    question said again, whose facts are read as their products, and a guess among the candidates."""
+    question said again, whose facts are read as their products, a guess among the candidates, and always the candidate
+    of one place in their order."""
     if not rows:
         return {}
     n, answers = len(rows), [row["answer"] for row in rows]
     ((constant, constant_right),) = Counter(answers).most_common(1)
+    ((place, place_right),) = Counter(row["place"] for row in rows).most_common(1)
     digits = [re.findall("[0-9]+", row["prompt"]) for row in rows]
     last_right = sum(
         bool(of_row) and int(of_row[-1]) == answer for of_row, answer in zip(digits, answers, strict=True)
@@ -261,6 +280,7 @@ def _floors(rows: Sequence[Row]) -> dict[str, Any]:
         "last_number_of_question": proportion(last_right, n),
         "question_again": proportion(sum(same_number(*pair) for pair in said_again), n),
         "question_again_in_digits": proportion(sum(same_number(*pair) for pair in in_digits), n),
+        "best_place_among_candidates": {"place": place, **proportion(place_right, n)},
         "guess_among_candidates": {"value": math.fsum(1 / row["candidates"] for row in rows) / n, "n": n},
     }
 

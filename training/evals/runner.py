@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -18,22 +18,15 @@ from tqdm import tqdm
 from training.analysis.learning_curve import headline_of
 from training.core.device import device_name
 from training.core.files import write_json, write_text
-from training.core.provenance import RUN_FILE, check_same_run, write_run_file
+from training.core.processes import Processes, agree
+from training.core.provenance import RUN_FILE, write_run_file
 from training.evals.subject import Subject
 from training.evals.task import Row, Task
 
 RESULTS = "results.json"
-# What may differ when an evaluation goes on: where it is written and what is done beside it.
+# What may differ when an evaluation goes on: where things are, and what is done beside it.
 FREE_KEYS = frozenset({"output_dir", "model", "revision", "every_checkpoint", "data_root"})
-
-
-class Processes(Protocol):
-    """What is needed of `accelerate.PartialState` or the Trainer's accelerator."""
-
-    process_index: int
-    num_processes: int
-
-    def wait_for_everyone(self) -> None: ...
+PLACE_KEYS = frozenset({"model", "commit"})  # of a subject: its weights and tokenizer say what it is
 
 
 def evaluate(
@@ -52,16 +45,12 @@ def evaluate(
     main = processes.process_index == 0
     settings = {task.name: {**task.settings(), "data_sha256": task.data_sha256} for task in tasks}
     facts = json.loads(json.dumps({"recipe": recipe, "subject": subject.describe(), "tasks": settings}))
-    if main:
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / RUN_FILE).is_file():
-            check_same_run(folder, facts, FREE_KEYS)
-        write_run_file(folder, facts, device_name())
-    processes.wait_for_everyone()
+    refused = agree(lambda: _open(folder, facts), processes)
+    if refused is not None:
+        raise ValueError(refused)
     results: dict[str, Any] = {}
     for task in tasks:
-        finished = (folder / f"{task.name}.jsonl").is_file()
-        processes.wait_for_everyone()  # or a slow process could look when a fast one has finished the task
+        finished = agree((folder / f"{task.name}.jsonl").is_file, processes)
         if not finished:
             _run_missing(task, subject, folder, processes)
             processes.wait_for_everyone()
@@ -73,14 +62,45 @@ def evaluate(
         results[task.name] = task.summarize(rows) | {"halved_items": sum("halved" in row for row in rows)}
         if main:
             say(f"{task.name}: {_in_words(task, results[task.name])}")
+        # Not after a task that was finished before: the file there may know of later ones.
+        if main and (not finished or task is tasks[-1]):
             summary = {"subject": facts["subject"], "settings": facts["tasks"], "results": results}
             write_json(folder / RESULTS, summary)
     return results
 
 
 def is_finished(tasks: Iterable[Task], folder: Path) -> bool:
-    """Return whether the folder holds the rows of every task."""
-    return (folder / RESULTS).is_file() and all((folder / f"{task.name}.jsonl").is_file() for task in tasks)
+    """Return whether the folder holds the rows and the results of every task."""
+    if not (folder / RESULTS).is_file():
+        return False
+    results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["results"]
+    return all(task.name in results and (folder / f"{task.name}.jsonl").is_file() for task in tasks)
+
+
+def _open(folder: Path, facts: dict[str, Any]) -> str | None:
+    """Make the folder and write `run.json`; return why that cannot be, or None."""
+    file = folder / RUN_FILE
+    if file.is_file() and (difference := _difference(json.loads(file.read_text(encoding="utf-8")), facts)):
+        return f"'{folder}' holds results of {difference}; choose another output_dir or name, or remove that folder"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_run_file(folder, facts, device_name())
+    except OSError as error:
+        return f"cannot write results into '{folder}' ({error}); choose another output_dir"
+    return None
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """Return in what two evaluations differ, with both values, or None."""
+    for group, free in (("recipe", FREE_KEYS), ("subject", PLACE_KEYS), ("tasks", frozenset())):
+        # A key of the recipe that one side lacks came or went with a version of this program.
+        for key in sorted((before[group].keys() & now[group].keys()) - free):
+            if before[group][key] != now[group][key]:
+                what = {"recipe": "another recipe", "subject": "another model or tokenizer", "tasks": "other data"}[
+                    group
+                ]
+                return f"{what}: {key} was {before[group][key]!r} and is now {now[group][key]!r}"
+    return None
 
 
 def _run_missing(task: Task, subject: Subject, folder: Path, processes: Processes) -> None:

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
 from tokenization import MulFactTokenizer
-from tokenization.mul_facts import END_OF_TEXT_ID, FACT_IDS, RESERVED_IDS
+from tokenization.mul_facts import END_OF_TEXT, END_OF_TEXT_ID, FACT_IDS, RESERVED_IDS, VOCABULARY_SIZE
 from tokenization.tokenization_mul_facts import CHAT_TEMPLATE
 from training.core.checkpoint import list_checkpoints
 from training.core.provenance import sha256_of_weights
+from training.core.recipe import is_about_input
 
 
 @dataclass(frozen=True)
@@ -104,35 +106,48 @@ def load_subject(
     if folder.is_dir() and not (folder / "config.json").is_file():
         hint = "name a checkpoint of it, or use --every_checkpoint" if list_checkpoints(folder) else "name another"
         raise ValueError(f"'{name}' holds no model (there is no config.json in it); {hint}")
+    where = f"'{name}'{f' at revision {revision}' if revision else ''}"
     try:
         config = DomainGPT2Config.get_config_dict(name, revision=revision)[0]
         if config.get("model_type") != "gpt2":
             raise ValueError(
-                f"'{name}' is a model of type {config.get('model_type')!r}; GPT-2 checkpoints are evaluated"
+                f"{where} is a model of type {config.get('model_type')!r}; GPT-2 checkpoints are evaluated"
             )
         model = DomainGPT2ForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32)
-        tokenizer = _load_tokenizer(name, revision, model.config.vocab_size)
-    except OSError as error:
-        raise ValueError(
-            f"'{name}'{f' at revision {revision}' if revision else ''} cannot be loaded: "
-            f"{' '.join(str(error).split())[:300]}"
-        ) from error
+        tokenizer = _load_tokenizer(name, revision, where, model.config.vocab_size)
+    except (OSError, ValueError, SafetensorError) as error:
+        if isinstance(error, ValueError) and is_about_input(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{where} cannot be loaded: {reason}; correct --model, or copy the missing files") from error
     return Subject(model.eval().to(device), tokenizer, name=name, bf16=bf16)
 
 
-def _load_tokenizer(name: str, revision: str | None, vocabulary: int) -> PreTrainedTokenizerBase:
+def _load_tokenizer(name: str, revision: str | None, where: str, vocabulary: int) -> PreTrainedTokenizerBase:
+    """Load the tokenizer and make sure that it is the model's: of this project's condition, or GPT-2's own."""
     config = get_tokenizer_config(name, revision=revision)
-    if not config and Path(name).is_dir() and not (Path(name) / "tokenizer.json").is_file():
+    files = ("tokenizer.json", "vocab.json")
+    if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in files):
         raise ValueError(
-            f"'{name}' holds a model but no tokenizer; copy the one that it was trained with into that folder "
+            f"{where} holds a model but no tokenizer; copy the one that it was trained with into that folder "
             "(tokenizer.json and tokenizer_config.json), for the condition is the tokenizer"
         )
-    kind = MulFactTokenizer if "injection_rule" in config else AutoTokenizer
-    tokenizer = kind.from_pretrained(name, revision=revision)
+    ours = "injection_rule" in config
+    if vocabulary == VOCABULARY_SIZE and not ours:
+        raise ValueError(
+            f"{where} has the {VOCABULARY_SIZE:,} tokens of this project, but its tokenizer_config.json names no "
+            "condition, and nothing would be injected; copy tokenizer.json and tokenizer_config.json of its training"
+        )
+    tokenizer = (MulFactTokenizer if ours else AutoTokenizer).from_pretrained(name, revision=revision)
     if len(tokenizer) != vocabulary:
         raise ValueError(
-            f"'{name}' has a model of {vocabulary:,} tokens and a tokenizer of {len(tokenizer):,}; "
-            "they do not belong together"
+            f"{where} has a model of {vocabulary:,} tokens and a tokenizer of {len(tokenizer):,}; they do not belong "
+            "together"
+        )
+    if tokenizer.convert_tokens_to_ids(END_OF_TEXT) != END_OF_TEXT_ID:
+        raise ValueError(
+            f"{where} has a tokenizer whose {END_OF_TEXT} is {tokenizer.convert_tokens_to_ids(END_OF_TEXT)}, and not "
+            f"GPT-2's {END_OF_TEXT_ID}; models with GPT-2's vocabulary are evaluated"
         )
     return tokenizer
 

@@ -2,7 +2,8 @@
 
 Loss per token is not comparable between arms, because the tokens are different ones. Comparable are bits per byte over
 documents without facts, bits per byte outside of the facts, and the loss on the tokens after a fact, which are the
-same in both arms. Over text with facts the injected arm has the easier task, as `6*9` and `9 × 6 = 54` are one to it:
+same in both arms; the last two are taken over documents that fit into the context, for where a longer one is cut
+depends on the arm. Over text with facts the injected arm has the easier task, as `6*9` and `9 × 6 = 54` are one to it:
 its bits are a lower bound.
 """
 
@@ -72,14 +73,16 @@ class TextLoss(Task):
     def run(self, subject: Subject, batch: Sequence[int]) -> list[Row]:
         documents = [self._ids(subject)[index] for index in batch]
         return [
-            self._row(index, ids[1:], nats)
+            self._row(subject, index, ids[1:], nats)
             for index, ids, nats in zip(batch, documents, self._score(subject, documents), strict=True)
         ]
 
     def summarize(self, rows: list[Row]) -> dict[str, Any]:
         with_facts = [row for row in rows if row["facts"]]
         without_facts = [row for row in rows if not row["facts"]]
-        followed = [row for row in rows if row["after_fact_tokens"]]
+        # Where a document is cut differs between arms, and with it what a token is predicted from.
+        whole = [row for row in rows if row["windows"] == 1]
+        followed = [row for row in whole if row["after_fact_tokens"]]
         totals = {key: sum(row[key] for row in rows) for key in ("bytes", "characters", "tokens", "facts")}
         return {
             "documents": len(rows),
@@ -89,15 +92,16 @@ class TextLoss(Task):
             "bits_per_byte_without_facts": _bits(without_facts, "nats", "bytes"),
             "bits_per_byte_with_facts": _bits(with_facts, "nats", "bytes"),
             "bits_per_byte_outside_facts": ratio(
-                [(row["nats"] - row["fact_nats"]) / math.log(2) for row in rows],
-                [row["bytes"] - row["fact_bytes"] for row in rows],
+                [(row["nats"] - row["fact_nats"]) / math.log(2) for row in whole],
+                [row["bytes"] - row["fact_bytes"] for row in whole],
             ),
             "bits_per_fact": _bits(with_facts, "fact_nats", "facts"),
             "fact_tokens": sum(row["fact_tokens"] for row in rows),
             "loss_after_fact": {
                 **ratio([row["after_fact_nats"] for row in followed], [row["after_fact_tokens"] for row in followed]),
-                "tokens": sum(row["after_fact_tokens"] for row in rows),
+                "tokens": sum(row["after_fact_tokens"] for row in followed),
             },
+            "documents_longer_than_context": len(rows) - len(whole),
             "loss_per_token": sum(row["nats"] for row in rows) / totals["tokens"],
             "not_comparable_between_arms": list(NOT_COMPARABLE),
         }
@@ -125,11 +129,14 @@ class TextLoss(Task):
             for values, (_, place) in zip(scored.double().cpu().numpy(), rows[:count], strict=True):
                 place[:] = values[: len(place)]
             rows = rows[count:]
+        if not all(np.isfinite(of_one).all() for of_one in nats):
+            raise ValueError(f"the model '{subject.name}' gives losses that are not finite; its training has diverged")
         return nats
 
-    def _row(self, index: int, ids: np.ndarray, nats: np.ndarray) -> Row:
+    def _row(self, subject: Subject, index: int, ids: np.ndarray, nats: np.ndarray) -> Row:
         text = self.texts[index]
         places = find_places(text)
+        plain_tokens = len(ids) if not places.expressions else places.plain_tokens
         of_fact, after_fact = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
         if places.expressions:
             ends = token_ends(text, ids, places.expressions)
@@ -143,6 +150,8 @@ class TextLoss(Task):
             "characters": len(text),
             "bytes": len(text.encode()),
             "tokens": len(ids),
+            # Of plain GPT-2, which never has fewer: whether the document is cut is then the same in every arm.
+            "windows": math.ceil(plain_tokens / subject.context),
             "nats": float(nats.sum()),
             # As the rule finds them with all its signs, whatever this subject writes.
             "facts": len(places.expressions),

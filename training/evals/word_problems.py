@@ -6,10 +6,12 @@ The arms get the same questions, decoding and reading; prompts are injected like
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, ClassVar
 
-from training.analysis.intervals import mean, proportion
+from tokenization import render
+from training.analysis.intervals import clustered_proportion, mean, proportion
 from training.data.rows import fields_of
 from training.evals.answers import Number, canonical, gold_number, read_answer, same_number
 from training.evals.equations import classify, find_equations
@@ -21,6 +23,7 @@ from training.evals.task import Row, Task
 
 MODES = ("worked", "answer_only", "program")
 CATEGORIES = ("right", "wrong_arithmetic", "right_arithmetic_wrong_answer", "no_arithmetic", "no_answer")
+PROGRAM_CATEGORIES = ("right", "wrong_program", "no_answer")
 
 
 class WordProblems(Task):
@@ -28,7 +31,11 @@ class WordProblems(Task):
 
     mode: `worked` reads the number behind `####`; `answer_only` opens the answer with `####`, so that the number must
     come at once; `program` runs the answer, a Python function, in the safe interpreter. `train` are training rows,
-    only for the floor of the best constant answer.
+    only for the floor of the best constant answer. skip_unreadable: leave out and count the rows whose answer is not
+    one number; otherwise they are an error.
+
+    The length limit counts tokens, and a fact is one, so a text and its injected twin are not cut off at the same
+    place: `truncated` belongs beside every accuracy.
     """
 
     headline: ClassVar = ("strict_accuracy", "flexible_accuracy")
@@ -46,14 +53,20 @@ class WordProblems(Task):
         batch_size: int = 32,
         inject_prompts: bool = True,
         seed: int = 0,
+        skip_unreadable: bool = False,
     ):
         super().__init__(name)
+        given = len(rows)
         if mode not in MODES:
             raise ValueError(f"task '{name}': mode is '{mode}'; choose {', '.join(MODES)}")
+        rows, self.gold = _with_gold(rows, answer, f"task '{name}', row", skip_unreadable)
+        self.left_out = given - len(rows)
         self.questions = [fields_of(row, question, f"task '{name}', row {i}") for i, row in enumerate(rows)]
-        self.gold = [_gold(row, answer, f"task '{name}', row {i}") for i, row in enumerate(rows)]
-        self.train_gold = [_gold(row, answer, f"task '{name}', train row {i}") for i, row in enumerate(train)]
+        _, self.train_gold = _with_gold(train, answer, f"task '{name}', train row", skip_unreadable)
         self.grade = _program_grader() if mode == "program" else None
+        if mode == "answer_only":
+            # The prompt holds the first mark, so any that the reply writes is the second.
+            decoding = replace(decoding, stop_strings=(*decoding.stop_strings, "####"))
         self.mode, self.decoding, self.batch_size = mode, decoding, batch_size
         self.inject_prompts, self.seed = inject_prompts, seed
 
@@ -98,29 +111,40 @@ class WordProblems(Task):
 
     def _read(self, question: str, gold: Number, reply: Reply) -> dict[str, Any]:
         text = f"####{reply.text}" if self.mode == "answer_only" else reply.text
-        read: dict[str, Any] = {"text": reply.text, "tokens": len(reply.ids), "finish": reply.finish}
-        if self.grade is not None:
-            verdict = self.grade(reply.text)
-            value = verdict.value if verdict.status == "ok" else None
-            strict = flexible = value if isinstance(value, (int, float)) else None
-            read |= {"program": verdict.status, "reason": verdict.reason}
-        else:
-            answer = read_answer(text)
-            strict, flexible = answer.strict, answer.flexible
-        right = same_number(strict, gold)
-        equations = Counter(
-            f"{'true' if equation.is_true else 'false'} {equation.kind}" for equation in find_equations(text)
-        )
-        return read | {
+        read = {
+            "text": reply.text,
+            "tokens": len(reply.ids),
             "bytes": len(canonical(reply.text).encode("utf-8", "replace")),
-            "strict": strict,
-            "flexible": flexible,
-            "strict_right": right,
-            "flexible_right": same_number(flexible, gold),
-            "category": classify(text, right, strict is not None),
+            "finish": reply.finish,
             "repeats": repeats(reply.text),
-            "equations": dict(sorted(equations.items())),
-            "facts": fact_use(question, reply.text),
+            "facts": fact_use(question, text),
+        }
+        if self.grade is not None:
+            # A fact in a program is its product: its name is no Python, and an equation neither.
+            verdict = self.grade(render(reply.text, "value"))
+            number = verdict.value if verdict.status == "ok" and isinstance(verdict.value, (int, float)) else None
+            right = same_number(number, gold)
+            category = "right" if right else "no_answer" if number is None else "wrong_program"
+            return read | {
+                "strict": number,
+                "flexible": number,
+                "strict_right": right,
+                "flexible_right": right,
+                "category": category,
+                "equations": {},
+                "program": verdict.status,
+                "reason": verdict.reason,
+            }
+        answer = read_answer(text)
+        right = same_number(answer.strict, gold)
+        found = Counter(f"{'true' if one.is_true else 'false'} {one.kind}" for one in find_equations(text))
+        return read | {
+            "strict": answer.strict,
+            "flexible": answer.flexible,
+            "strict_right": right,
+            "flexible_right": same_number(answer.flexible, gold),
+            "category": classify(text, right, answer.strict is not None),
+            "equations": dict(sorted(found.items())),
         }
 
     def summarize(self, rows: list[Row]) -> dict[str, Any]:
@@ -133,8 +157,10 @@ class WordProblems(Task):
                 [float(test(reply)) for reply in replies], [row["index"] for row in rows for _ in row["replies"]]
             )
 
+        categories = CATEGORIES if self.grade is None else PROGRAM_CATEGORIES
         results = {
             "n": len(rows),
+            "left_out": self.left_out,
             "samples": self.decoding.samples,
             "strict_accuracy": share(lambda reply: reply["strict_right"]),
             "flexible_accuracy": share(lambda reply: reply["flexible_right"]),
@@ -146,7 +172,7 @@ class WordProblems(Task):
             "finish": _counts(reply["finish"] for reply in replies),
             "mean_tokens": mean([reply["tokens"] for reply in replies])["value"],
             "mean_bytes": mean([reply["bytes"] for reply in replies])["value"],
-            "categories": {name: share(lambda reply, name=name: reply["category"] == name) for name in CATEGORIES},
+            "categories": {name: share(lambda reply, name=name: reply["category"] == name) for name in categories},
             "equations": _equations(replies),
             "fact_use": summarize_fact_use([reply["facts"] for reply in replies]),
             "floors": self._floors(rows),
@@ -193,27 +219,40 @@ def _seed(seed: int, index: int, sample: int) -> int:
     return int.from_bytes(sha256(f"{seed}/{index}/{sample}".encode()).digest()[:8], "big")
 
 
-def _gold(row: dict[str, Any], template: str, where: str) -> Number:
-    text = fields_of(row, template, where)
-    try:
-        return gold_number(text)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+def _with_gold(
+    rows: Sequence[dict[str, Any]], template: str, where: str, skip_unreadable: bool
+) -> tuple[list[dict[str, Any]], list[Number]]:
+    """Return the rows whose answer is one number, and these numbers; another row is an error unless skipped."""
+    kept, gold = [], []
+    for index, row in enumerate(rows):
+        text = fields_of(row, template, f"{where} {index}")
+        try:
+            gold.append(gold_number(text))
+        except ValueError as error:
+            if skip_unreadable:
+                continue
+            raise ValueError(
+                f"{where} {index}: {error}, or set skip_unreadable: true to leave out all such"
+            ) from error
+        kept.append(row)
+    return kept, gold
 
 
 def _equations(replies: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the share of true equations, over all and by kind; an item's equations hang together."""
+    """Return the share of true equations, over all and by kind; those of one reply hang together."""
     kinds = sorted({name.split()[1] for reply in replies for name in reply["equations"]})
-    result = {}
-    for kind in ["all", *kinds]:
-        true, all_of_kind = 0, 0
-        for reply in replies:
-            for name, count in reply["equations"].items():
-                if kind in ("all", name.split()[1]):
-                    all_of_kind += count
-                    true += count if name.startswith("true") else 0
-        result[kind] = proportion(true, all_of_kind)
-    return result
+
+    def count(reply: dict[str, Any], kind: str, verdicts: Sequence[str]) -> int:
+        named = [f"{verdict} {one}" for verdict in verdicts for one in (kinds if kind == "all" else [kind])]
+        return sum(reply["equations"].get(name, 0) for name in named)
+
+    return {
+        kind: clustered_proportion(
+            [count(reply, kind, ["true"]) for reply in replies],
+            [count(reply, kind, ["true", "false"]) for reply in replies],
+        )
+        for kind in ["all", *kinds]
+    }
 
 
 def _counts(values) -> dict[str, int]:
@@ -225,6 +264,7 @@ def _program_grader():
         from training.evals.interpreter import run_program
     except ModuleNotFoundError as error:
         raise ValueError(
-            "mode program runs answers in the safe interpreter, training/evals/interpreter.py, which is not there"
+            "mode program runs answers in training/evals/interpreter.py, which this version does not have; choose "
+            "worked or answer_only"
         ) from error
     return run_program
