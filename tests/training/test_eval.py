@@ -130,6 +130,21 @@ def test_every_checkpoint_of_a_run_is_measured_once_and_drawn(run, reference, ca
     assert (folder / "checkpoint-2" / "hellaswag.jsonl").stat().st_mtime_ns == before
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_chooses_and_writes_what_the_cpu_does(run, reference, tmp_path):
+    command = [sys.executable, PROJECT / "training" / "eval.py"]
+    more = ["--model", run / "checkpoint-1", "--output_dir", tmp_path]
+    done = run_command([*command, *arguments(run, *more)], CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, key in (("hellaswag", "predictions"), ("word_problems", "replies"), ("probes", "reply")):
+        on_cpu, on_gpu = (
+            [json.loads(line)[key] for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+            for folder in (tmp_path, reference)
+        )
+        assert on_cpu == on_gpu
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -83,7 +83,8 @@ def _draw_panel(axis, points: Sequence[Mapping[str, Any]], task: str, name: str,
         axis.annotate(
             "floor", (1, floor), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=_FLOOR
         )
-    axis.set_title(f"{task}: {name.replace('_', ' ')}", fontsize=9.5, color=_INK, loc="left")
+    title = f"{task}: {name.removeprefix('sets.').replace('.', ', ').replace('_', ' ')}"
+    axis.set_title(title, fontsize=9.5, color=_INK, loc="left")
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
     axis.tick_params(labelsize=8, colors=_INK)
