@@ -23,6 +23,7 @@ import generation_variants
 import hellaswag_variants
 import torch
 from transformers.utils import logging
+from workers import at_least_two
 
 from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
 from tokenization import MulFactTokenizer
@@ -85,12 +86,6 @@ def print_table(title: str, unit: str, report: dict) -> None:
             f"{variant['peak_memory_gib']:.2f}" if "peak_memory_gib" in variant else "",
         )
         print(layout.format(name, *cells))
-
-
-def at_least_two(text: str) -> int:
-    if int(text) < 2:
-        raise argparse.ArgumentTypeError(f"{text} rounds have no quartiles; use 2 or more")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ In fp32 all have to choose the same endings. Under bf16 rounding decides near ti
 
 import argparse
 import importlib.util
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer, GPT2LMHeadModel
 from transformers.utils import logging
+from workers import order, start_worker
 
 from training.core.device import peak_memory_gib, set_cpu_threads, tune_allocator
 from training.data.reading import jsonl_rows
@@ -59,7 +59,7 @@ def compare_hellaswag(args: argparse.Namespace) -> dict[str, Any]:
     if "lm_eval" in names and importlib.util.find_spec("lm_eval") is None:
         print("lm_eval is left out, because it is not installed (pip install lm_eval)")
         names.remove("lm_eval")
-    workers = {name: start_worker(name, args, items) for name in names}
+    workers = {name: start_worker(work, name, args, items) for name in names}
     for worker in workers.values():
         order(worker, "warm up")
     rounds, nats = [], {}
@@ -90,26 +90,6 @@ def read_items(file: Path, count: int) -> Items:
     """Return items spread evenly over a file, whose parts come from sources of different lengths."""
     rows = [row for _, row in jsonl_rows(file)]
     return [rows[number * len(rows) // count] for number in range(count)] if count < len(rows) else rows
-
-
-def start_worker(name: str, args: argparse.Namespace, items: Items):
-    """Start the process of a variant and return our end of its pipe."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    context.Process(target=work, args=(theirs, name, args, items), name=name, daemon=True).start()
-    theirs.close()  # so that the end of the worker ends our wait for it
-    return ours
-
-
-def order(worker, command: str):
-    """Let one worker do one thing while all the others wait, and return its answer."""
-    try:
-        worker.send(command)
-        return worker.recv()
-    except (EOFError, BrokenPipeError):
-        raise SystemExit(
-            "a worker ended before its time; its error is above (out of memory kills without one)"
-        ) from None
 
 
 def work(pipe, name: str, args: argparse.Namespace, items: Items) -> None:

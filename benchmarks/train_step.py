@@ -21,7 +21,6 @@ Prints a table, and writes `runs/benchmarks/train_step-<scale>-<device>.json` wi
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
 import tempfile
@@ -31,6 +30,7 @@ from pathlib import Path
 import torch
 from transformers import GPT2LMHeadModel
 from transformers.utils import logging
+from workers import at_least_two, order, start_worker
 
 from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
 from training.core.device import device_name, peak_memory_gib, set_cpu_threads, tune_allocator
@@ -60,7 +60,7 @@ def main(options: argparse.Namespace) -> None:
         torch.manual_seed(0)
         DomainGPT2ForCausalLM(config).save_pretrained(folder)
         batch = torch.randint(0, config.vocab_size, (batch_size, options.sequence_length))
-        workers = {name: start_worker(name, folder, batch, options) for name in names}
+        workers = {name: start_worker(work, name, folder, batch, options.device, options.threads) for name in names}
         first_losses = {name: warm_up(worker) for name, worker in workers.items()}
         load_before = os.getloadavg()
         rounds = []
@@ -81,27 +81,6 @@ def main(options: argparse.Namespace) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
     print(f"\nwrote {path}")
-
-
-def start_worker(name: str, folder: str, batch: torch.Tensor, options: argparse.Namespace):
-    """Start the process of a variant and return our end of its pipe."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    arguments = (theirs, name, folder, batch, options.device, options.threads)
-    context.Process(target=work, args=arguments, name=name, daemon=True).start()
-    theirs.close()  # so that the end of the worker ends our wait for it
-    return ours
-
-
-def order(worker, command: str):
-    """Let one worker do one thing while all the others wait, and return its answer."""
-    try:
-        worker.send(command)
-        return worker.recv()
-    except (EOFError, BrokenPipeError):
-        raise SystemExit(
-            "a worker ended before its time; its error is above (out of memory kills without one)"
-        ) from None
 
 
 def warm_up(worker) -> float:
@@ -196,12 +175,6 @@ def print_table(report: dict) -> None:
             f"{variant['first_loss']:.4f}",
         )
         print(layout.format(name, *cells))
-
-
-def at_least_two(text: str) -> int:
-    if int(text) < 2:
-        raise argparse.ArgumentTypeError(f"{text} rounds have no quartiles; use 2 or more")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ RECIPE = {
     "name": "tiny",
     "tasks": [
         {"task": "hellaswag", "path": "hellaswag.jsonl"},
-        {"task": "probes", "sets": ["mul_table"]},
+        {"task": "probes", "sets": ["subtraction"]},
         {"task": "word_problems", "synthetic": "word_problems", "documents": 20, "seed": 1000000},
         {"task": "text_loss", "synthetic": "word_problems", "documents": 20, "seed": 1000000},
     ],
@@ -77,7 +77,7 @@ def reference(run):
 
 def test_every_task_writes_a_row_per_item_and_results(reference):
     results = json.loads((reference / "results.json").read_text())
-    items = {"hellaswag": 12, "probes": 81, "word_problems": 20, "text_loss": 20}
+    items = {"hellaswag": 12, "probes": 100, "word_problems": 20, "text_loss": 20}
     assert set(results["results"]) == set(items)
     for name, n in items.items():
         rows = [json.loads(line) for line in (reference / f"{name}.jsonl").read_text().splitlines()]

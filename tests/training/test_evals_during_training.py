@@ -12,7 +12,7 @@ from training.eval import main as evaluate
 from training.evals.eval_recipe import EvalArguments
 
 TASKS = [
-    {"task": "probes", "sets": ["mul_table"]},
+    {"task": "probes", "sets": ["subtraction"]},
     # Sampled, because drawing numbers is what could disturb the training.
     {"task": "word_problems", "synthetic": "word_problems", "documents": 6, "samples": 2, "temperature": 1.0},
 ]
