@@ -165,8 +165,8 @@ def test_results_of_a_checkpoint_go_beside_it_in_its_run(run, tmp_path):
     assert folder_of(EvalArguments(model="you/model", output_dir=str(tmp_path))) == tmp_path
 
 
-def test_bad_input_is_one_line_and_exit_code_2(run):
-    more = ["--model", run / "checkpoint-1", "--tasks", json.dumps({"task": "hellaswag", "path": "nothing.jsonl"})]
-    done = run_command([sys.executable, PROJECT / "training" / "eval.py", *arguments(run, *more)])
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert done.stderr.splitlines()[-1].startswith("eval.py: error: no file at ")
+def test_data_is_read_before_anything_is_measured(run, tmp_path):
+    more = ["--model", run / "checkpoint-1", "--output_dir", tmp_path / "out"]
+    with pytest.raises(FileNotFoundError, match="no file at .*correct path"):
+        evaluate(run, *more, "--tasks", json.dumps({"task": "hellaswag", "path": "nothing.jsonl"}))
+    assert not (tmp_path / "out").exists()
