@@ -10,7 +10,6 @@ All write the same tokens in fp32, or there is nothing to compare: greedily, unt
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
+from workers import summarize
 
 from modeling import DomainGPT2ForCausalLM
 from training.evals.generation import Decoding, generate, plan_batches
@@ -73,21 +73,7 @@ def compare_generation(
         "prompt_tokens": sum(map(len, prompts)),
         "generated_tokens": tokens,
         "batch_size": args.generation_batch_size,
-        "variants": {name: summarize(name, rounds, tokens) for name in variants},
-    }
-
-
-def summarize(name: str, rounds: list[dict[str, tuple[float, float]]], tokens: int) -> dict[str, Any]:
-    """Reduce the rounds to a variant's times, in seconds, and its ratios to ours."""
-    wall, cpu = zip(*(times[name] for times in rounds), strict=True)
-    over_ours = [times[name][0] / times["ours"][0] for times in rounds]
-    return {
-        "seconds": wall,
-        "cpu_seconds": cpu,
-        "tokens_per_second": tokens / statistics.median(wall),
-        "time_over_ours": over_ours,
-        "median_time_over_ours": statistics.median(over_ours),
-        "median_cpu_time_over_ours": statistics.median(times[name][1] / times["ours"][1] for times in rounds),
+        "variants": {name: summarize(name, rounds, "tokens", tokens) for name in variants},
     }
 
 
@@ -99,7 +85,7 @@ def timed(variant: Callable[[int], Replies], tokens: int) -> tuple[tuple[float, 
 
 
 def ours(subject: Subject, prompts: Replies, batches: list[list[int]], tokens: int) -> Replies:
-    decoding = Decoding(max_new_tokens=tokens, stop_strings=(), one_answer=False)
+    decoding = Decoding(max_new_tokens=tokens, stop_strings=[], one_answer=False)
     replies: Replies = [[] for _ in prompts]
     for batch in batches:
         for index, reply in zip(batch, generate(subject, [prompts[i] for i in batch], decoding), strict=True):

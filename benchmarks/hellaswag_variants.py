@@ -14,7 +14,6 @@ In fp32 all have to choose the same endings. Under bf16 rounding decides near ti
 
 import argparse
 import importlib.util
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer, GPT2LMHeadModel
 from transformers.utils import logging
-from workers import order, start_worker
+from workers import order, start_worker, summarize
 
 from training.core.device import peak_memory_gib, set_cpu_threads, tune_allocator
 from training.data.reading import jsonl_rows
@@ -78,7 +77,7 @@ def compare_hellaswag(args: argparse.Namespace) -> dict[str, Any]:
     tokens = ending_tokens(args.model, items)
     dtype = "bf16" if args.bf16 else "fp32"
     variants = {
-        name: summarize(name, rounds, len(items))
+        name: summarize(name, rounds, "items", len(items))
         | {"peak_memory_gib": peaks[name]}
         | agreement(name, nats[name], nats["ours"], tokens, dtype)
         for name in names
@@ -173,20 +172,6 @@ VARIANTS = {"ours": ours, "build_nanogpt": build_nanogpt, "lm_eval": lm_eval}
 def ending_tokens(model: str, items: Items) -> list[list[int]]:
     tokenizer = AutoTokenizer.from_pretrained(model)
     return [[len(tokenizer.encode(" " + ending)) for ending in item["endings"]] for item in items]
-
-
-def summarize(name: str, rounds: list[dict[str, tuple[float, float]]], items: int) -> dict[str, Any]:
-    """Reduce the rounds to a variant's times, in seconds, and its ratios to ours."""
-    wall, cpu = zip(*(times[name] for times in rounds), strict=True)
-    over_ours, cpu_over_ours = ([times[name][kind] / times["ours"][kind] for times in rounds] for kind in (0, 1))
-    return {
-        "seconds": wall,
-        "cpu_seconds": cpu,
-        "items_per_second": items / statistics.median(wall),
-        "time_over_ours": over_ours,
-        "median_time_over_ours": statistics.median(over_ours),
-        "median_cpu_time_over_ours": statistics.median(cpu_over_ours),
-    }
 
 
 def agreement(name: str, nats: Nats, expected: Nats, tokens: list[list[int]], dtype: str) -> dict[str, Any]:

@@ -83,8 +83,9 @@ def pretrain(recipe, tmp_path):
     """Run `training/pretrain.py`'s main in this process: pretrain("--seed", "1", …) returns its exit code."""
 
     def run(*arguments: str) -> int:
+        from training.core.pretrain_recipe import DataArguments, ModelArguments, PretrainArguments
         from training.core.recipe import parse_recipe
-        from training.pretrain import DataArguments, ModelArguments, PretrainArguments, main
+        from training.pretrain import main
 
         argv = [str(recipe), "--output_dir", str(tmp_path / "run"), *map(str, arguments)]
         return main(*parse_recipe([ModelArguments, DataArguments, PretrainArguments], argv))

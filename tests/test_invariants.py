@@ -16,8 +16,9 @@ ARMS = ("baseline", "mul_tokens")
 
 @pytest.fixture(scope="module")
 def runs(recipe, tmp_path_factory):
+    from training.core.pretrain_recipe import DataArguments, ModelArguments, PretrainArguments
     from training.core.recipe import parse_recipe
-    from training.pretrain import DataArguments, ModelArguments, PretrainArguments, main
+    from training.pretrain import main
 
     folder = tmp_path_factory.mktemp("arms")
     for arm in ARMS:

@@ -11,11 +11,12 @@ import yaml
 
 from modeling import DomainGPT2ForCausalLM
 from tests.conftest import PROJECT
+from training.core.pretrain_recipe import DataArguments, ModelArguments, PretrainArguments
 from training.core.recipe import parse_recipe
 from training.core.trainer import share_of_step
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
 from training.evals.eval_recipe import EvalArguments
-from training.pretrain import DataArguments, ModelArguments, PretrainArguments, model_config
+from training.pretrain import model_config
 
 RECIPES = sorted((PROJECT / "recipes").rglob("*.yaml"))
 CORPORA = [path for path in RECIPES if "corpus" in path.stem]

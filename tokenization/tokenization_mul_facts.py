@@ -13,6 +13,7 @@ from tokenization.corpus_encoder import CorpusEncoder
 from tokenization.injection import OPERATORS, RULE_VERSION, resolve_condition, rewriting_steps
 from tokenization.mul_facts import (
     END_OF_TEXT,
+    FACT_IDS,
     FACTS,
     PAD_ID,
     PAD_TOKEN,
@@ -130,6 +131,16 @@ class MulFactTokenizer(PreTrainedTokenizerFast):
     def operators(self) -> str | None:
         """Return the operators that are rewritten, or None for the baseline."""
         return self.init_kwargs["operators"]
+
+    @property
+    def fact_ids(self) -> range:
+        """Return the ids of facts that texts become and replies may hold; empty for the baseline."""
+        return range(0) if self.condition == "baseline" else FACT_IDS
+
+    @property
+    def unseen_ids(self) -> list[int]:
+        """Return the ids that no text becomes, so that no training has seen them and none is to be generated."""
+        return [*RESERVED_IDS, *(FACT_IDS if not self.fact_ids else ())]
 
     @property
     def fingerprint(self) -> str:

@@ -15,7 +15,6 @@ after Ctrl-C.
 
 import datetime
 import signal
-import sys
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from training.analysis.learning_curve import write_curve
 from training.core.checkpoint import list_checkpoints
-from training.core.console import EXIT_CODES
+from training.core.console import EXIT_CODES, stopping_in_words
 from training.core.device import device_name, prepare_process
 from training.core.processes import agree
 from training.core.recipe import run_program
@@ -42,21 +41,19 @@ def main(args: EvalArguments) -> int:
         )
     prepare_process()
     disable_progress_bar()
-    signal.signal(signal.SIGTERM, _raise_exit)
-    # A process that has done its share waits for the others as long as it takes.
-    processes = PartialState(cpu=not torch.cuda.is_available(), timeout=datetime.timedelta(days=1))
-    try:
-        tasks = args.open_tasks()
-        if args.model is not None:
-            measure(args, args.model, folder_of(args), tasks, processes)
-        else:
-            measure_run(args, Path(args.every_checkpoint), tasks, processes)
-    except KeyboardInterrupt:
-        print("stopped; what is finished is kept, give the same command again to go on", file=sys.stderr)
-        return EXIT_CODES[signal.SIGINT]
-    finally:
-        processes.destroy_process_group()
-    return 0
+    with stopping_in_words():
+        # A process that has done its share waits for the others as long as it takes.
+        processes = PartialState(cpu=not torch.cuda.is_available(), timeout=datetime.timedelta(days=1))
+        try:
+            tasks = args.open_tasks()
+            if args.model is not None:
+                measure(args, args.model, folder_of(args), tasks, processes)
+            else:
+                measure_run(args, Path(args.every_checkpoint), tasks, processes)
+        finally:
+            processes.destroy_process_group()
+        return 0
+    return EXIT_CODES[signal.SIGINT]
 
 
 def measure(args: EvalArguments, model: str, folder: Path, tasks: list[Task], processes: PartialState) -> None:
@@ -73,12 +70,15 @@ def measure_run(args: EvalArguments, run: Path, tasks: list[Task], processes: Pa
     """Evaluate the checkpoints of a run, oldest first, and draw the curve of all that have ever been evaluated."""
     checkpoints = agree(lambda: list_checkpoints(run), processes)  # a training that goes on may remove some
     folder = Path(args.output_dir) if args.output_dir else run / "evals" / args.name
+    recipe = resolved_recipe(args)
     if not checkpoints and not list_checkpoints(folder):
         raise ValueError(f"'{run}' has no checkpoint-N folders; name the output_dir of a run")
     for checkpoint in checkpoints:
         target = folder / checkpoint.name
-        if is_finished(tasks, target) and processes.is_main_process:
-            print(f"finished before: {target}", flush=True)
+        if agree(lambda target=target: is_finished(tasks, target, recipe), processes):
+            if processes.is_main_process:
+                print(f"finished before: {target}", flush=True)
+            continue
         measure(args, str(checkpoint), target, tasks, processes)
     if processes.is_main_process:
         figure = write_curve(folder, run, {task.name: task.headline for task in tasks})
@@ -95,11 +95,6 @@ def folder_of(args: EvalArguments) -> Path:
         return model.parent / "evals" / args.name / model.name
     revision = f"@{args.revision}" if args.revision else ""
     return Path("evals") / args.name / (args.model.replace("/", "--") + revision.replace("/", "--"))
-
-
-def _raise_exit(number: int, _frame) -> None:
-    print("stopped; what is finished is kept, give the same command again to go on", file=sys.stderr)
-    raise SystemExit(EXIT_CODES[number])
 
 
 if __name__ == "__main__":

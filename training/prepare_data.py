@@ -14,11 +14,10 @@ exits 75 after SIGTERM, 130 after Ctrl-C. `--describe` prints what a finished co
 """
 
 import signal
-import sys
 from functools import partial
 from pathlib import Path
 
-from training.core.console import EXIT_CODES
+from training.core.console import EXIT_CODES, stopping_in_words
 from training.core.recipe import run_program
 from training.data.corpus import prepare_corpus
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
@@ -27,8 +26,7 @@ from training.data.corpus_recipe import CorpusArguments, PreparationArguments
 def main(args: CorpusArguments, preparation: PreparationArguments) -> int:
     if preparation.describe is not None:
         return describe(Path(preparation.describe))
-    signal.signal(signal.SIGTERM, _raise_exit)
-    try:
+    with stopping_in_words():
         if preparation.executor != "here":
             from training.data import cluster  # it needs datatrove, which is an extra
 
@@ -36,10 +34,8 @@ def main(args: CorpusArguments, preparation: PreparationArguments) -> int:
                 return 0
         say = partial(print, flush=True)  # also when the output is a file that somebody watches
         prepare_corpus(args, say, preparation.processes, preparation.encoder, preparation.progress)
-    except KeyboardInterrupt:
-        print("stopped; what is finished is kept, give the same command again to go on", file=sys.stderr)
-        return EXIT_CODES[signal.SIGINT]
-    return 0
+        return 0
+    return EXIT_CODES[signal.SIGINT]
 
 
 def describe(folder: Path) -> int:
@@ -53,11 +49,6 @@ def describe(folder: Path) -> int:
     plot_fact_counts(manifests, figure)
     print(f"figure: {figure}")
     return 0
-
-
-def _raise_exit(number: int, _frame) -> None:
-    print("stopped; what is finished is kept, give the same command again to go on", file=sys.stderr)
-    raise SystemExit(EXIT_CODES[number])
 
 
 if __name__ == "__main__":

@@ -33,6 +33,13 @@ def test_names_and_ids_are_the_same_in_every_condition(build, settings):
     assert [vocabulary[f"<|reserved_{token_id}|>"] for token_id in RESERVED_IDS] == list(RESERVED_IDS)
 
 
+def test_facts_are_unseen_where_no_text_becomes_them_and_reserved_names_always(build):
+    assert list(build("baseline").fact_ids) == []
+    assert build("baseline").unseen_ids == [*RESERVED_IDS, *FACT_IDS]
+    assert build("mul_tokens").fact_ids == FACT_IDS
+    assert build("mul_tokens").unseen_ids == [*RESERVED_IDS]
+
+
 @pytest.mark.parametrize("settings", CONDITIONS)
 def test_special_tokens(build, settings):
     tokenizer = build(*settings)

@@ -56,7 +56,7 @@ def test_end_of_text_ends_a_row_and_leaves_no_trace():
 )
 def test_stop_string_ends_a_reply_wherever_tokens_begin(name, stop, said, text):
     ids = pieces(*said)
-    (reply,) = generate(tape(name, ids), [[9]], Decoding(max_new_tokens=len(ids), stop_strings=(stop,)))
+    (reply,) = generate(tape(name, ids), [[9]], Decoding(max_new_tokens=len(ids), stop_strings=[stop]))
     assert (reply.text, reply.finish) == (text, "stop_string")
 
 
@@ -78,7 +78,7 @@ def test_stop_string_counts_in_the_last_token_that_fits():
 
 
 def test_first_of_several_stops_counts():
-    decoding = Decoding(stop_strings=("two", "ne two", "wo"))
+    decoding = Decoding(stop_strings=["two", "ne two", "wo"])
     (reply,) = generate(tape("baseline", pieces(" one", " two")), [[9]], decoding)
     assert reply.text == " o"
 

@@ -1,6 +1,7 @@
 """The program: both arms from recipe to results, interrupted, on two processes, over the checkpoints of a run."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tokenization import MulFactTokenizer
 from training.core.recipe import parse_recipe
 from training.eval import folder_of, main
 from training.evals.eval_recipe import EvalArguments
+from training.evals.subject import load_subject
 
 HELLASWAG = [
     {
@@ -116,7 +118,7 @@ def test_killed_and_stopped_evaluation_goes_on_and_two_processes_agree_with_one(
     assert files(folder) == files(reference)
 
 
-def test_every_checkpoint_of_a_run_is_measured_once_and_drawn(run, reference, capsys):
+def test_every_checkpoint_of_a_run_is_measured_once_and_drawn(run, reference, capsys, monkeypatch):
     assert evaluate(run, "--every_checkpoint", run) == 0
     folder = run / "evals" / "tiny"
     curve = json.loads((folder / "curve.json").read_text())
@@ -124,10 +126,18 @@ def test_every_checkpoint_of_a_run_is_measured_once_and_drawn(run, reference, ca
     assert (folder / "curve.png").is_file()
     first = json.loads((folder / "checkpoint-1" / "results.json").read_text())
     assert first["results"] == json.loads((reference / "results.json").read_text())["results"]
-    before = (folder / "checkpoint-2" / "hellaswag.jsonl").stat().st_mtime_ns
+
+    shutil.rmtree(folder / "checkpoint-2")
+    loaded = []
+    monkeypatch.setattr(
+        "training.eval.load_subject", lambda name, *more: loaded.append(name) or load_subject(name, *more)
+    )
     assert evaluate(run, "--every_checkpoint", run) == 0
-    assert "finished before" in capsys.readouterr().out
-    assert (folder / "checkpoint-2" / "hellaswag.jsonl").stat().st_mtime_ns == before
+    assert f"finished before: {folder / 'checkpoint-1'}" in capsys.readouterr().out
+    assert loaded == [str(run / "checkpoint-2")], "what is finished is not even loaded"
+    assert [point["step"] for point in json.loads((folder / "curve.json").read_text())["points"]] == [1, 2]
+    with pytest.raises(ValueError, match="results of another recipe: max_new_tokens was 4 and is now 5"):
+        evaluate(run, "--every_checkpoint", run, "--max_new_tokens", 5)
 
 
 @pytest.mark.gpu

@@ -15,7 +15,7 @@ from tokenization.mul_facts import END_OF_TEXT_ID, FACT_BY_NAME, FACT_IDS, RESER
 from training.evals.generation import Decoding, generate, plan_batches, repeats
 from training.evals.subject import Subject
 
-PLAIN = Decoding(max_new_tokens=12, stop_strings=())
+PLAIN = Decoding(max_new_tokens=12, stop_strings=[])
 PENALTIES = ({}, {"repetition_penalty": 1.7}, {"no_repeat_ngram_size": 2}, {"no_repeat_ngram_size": 1})
 
 

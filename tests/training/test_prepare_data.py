@@ -13,6 +13,7 @@ import yaml
 from tests.conftest import PROJECT, program_environment, run_command
 from tests.training.test_corpus import content, prepare
 from training import prepare_data
+from training.core.console import stopping_in_words
 from training.core.recipe import parse_recipe
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
 
@@ -87,6 +88,13 @@ def test_control_c_ends_in_words(tmp_path, monkeypatch, capsys):
     args = CorpusArguments(**{**RECIPE, "output_dir": str(tmp_path)})
     assert prepare_data.main(args, PreparationArguments()) == 130
     assert "what is finished is kept, give the same command again" in capsys.readouterr().err
+
+
+def test_stopping_means_what_it_did_before_once_the_work_is_over():
+    before = signal.getsignal(signal.SIGTERM)
+    with stopping_in_words():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize(

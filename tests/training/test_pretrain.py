@@ -17,8 +17,9 @@ from training.core.checkpoint import list_checkpoints
 @pytest.fixture(scope="module")
 def finished(recipe, tmp_path_factory):
     """A finished run of the tiny recipe."""
+    from training.core.pretrain_recipe import DataArguments, ModelArguments, PretrainArguments
     from training.core.recipe import parse_recipe
-    from training.pretrain import DataArguments, ModelArguments, PretrainArguments, main
+    from training.pretrain import main
 
     run = tmp_path_factory.mktemp("finished") / "run"
     groups = [ModelArguments, DataArguments, PretrainArguments]

@@ -11,6 +11,7 @@ from training.evals.subject import Subject
 from training.evals.task import Task
 
 ITEMS = 10
+RECIPE = {"seed": 0}
 
 
 class Alone:
@@ -58,7 +59,7 @@ def subject():
 
 def run(subject, folder, *tasks, processes=None, recipe=None):
     lines = []
-    results = evaluate(subject, tasks, folder, processes or Alone(), recipe or {"seed": 0}, lines.append)
+    results = evaluate(subject, tasks, folder, processes or Alone(), recipe or RECIPE, lines.append)
     return results, lines
 
 
@@ -97,10 +98,20 @@ def test_interrupted_evaluation_does_only_what_is_missing_and_ends_with_the_same
 
 def test_finished_task_is_not_run_again(subject, tmp_path):
     first, _ = run(subject, tmp_path, Squares())
-    assert is_finished([Squares()], tmp_path)
+    assert is_finished([Squares()], tmp_path, RECIPE)
     again = Squares()
     assert run(subject, tmp_path, again)[0] == first
     assert again.ran == []
+
+
+def test_results_by_another_recipe_or_on_other_data_are_not_finished(subject, tmp_path):
+    task = Squares()
+    assert not is_finished([task], tmp_path, RECIPE)
+    run(subject, tmp_path, task)
+    assert is_finished([task], tmp_path, {**RECIPE, "model": "elsewhere"})
+    assert not is_finished([task], tmp_path, {"seed": 1})
+    task.data_sha256 = "of other rows"
+    assert not is_finished([task], tmp_path, RECIPE)
 
 
 def test_results_of_a_finished_task_survive_the_failure_of_the_next(subject, tmp_path):
@@ -110,7 +121,7 @@ def test_results_of_a_finished_task_survive_the_failure_of_the_next(subject, tmp
     with pytest.raises(KeyError):
         run(subject, tmp_path, Squares(), Squares("second", fail))
     assert json.loads((tmp_path / RESULTS).read_text())["results"]["squares"]["n"] == ITEMS
-    assert not is_finished([Squares(), Squares("second")], tmp_path)
+    assert not is_finished([Squares(), Squares("second")], tmp_path, RECIPE)
 
 
 def test_rows_of_several_processes_are_put_together(subject, tmp_path):
@@ -170,9 +181,9 @@ def test_results_file_that_lacks_a_task_is_not_finished(subject, tmp_path):
     written = json.loads((tmp_path / RESULTS).read_text())
     del written["results"]["second"]
     (tmp_path / RESULTS).write_text(json.dumps(written))
-    assert not is_finished([Squares(), Squares("second")], tmp_path)
+    assert not is_finished([Squares(), Squares("second")], tmp_path, RECIPE)
     run(subject, tmp_path, Squares(), Squares("second"))
-    assert is_finished([Squares(), Squares("second")], tmp_path)
+    assert is_finished([Squares(), Squares("second")], tmp_path, RECIPE)
 
 
 def test_folder_that_cannot_be_written_is_one_error(subject, tmp_path):

@@ -77,6 +77,15 @@ def test_samples_give_pass_at_k_and_majority_at_k(monkeypatch):
     assert results["majority_at"]["4"]["value"] == 0.5
 
 
+def test_interval_over_samples_stays_within_0_and_1_and_counts_the_problems(monkeypatch):
+    replies = [["#### 54", "", "", ""], ["", "", "", ""]]
+    results = summary(replies, monkeypatch, decoding=Decoding(samples=4, temperature=1.0))
+    for name, value in (("strict_accuracy", 1 / 8), ("no_answer", 7 / 8)):
+        assert results[name]["value"] == pytest.approx(value)
+        assert 0 <= results[name]["low"] < value < results[name]["high"] <= 1
+        assert (results[name]["n"], results[name]["clusters"]) == (8, 2)
+
+
 def test_answer_only_reads_the_number_that_comes_at_once(monkeypatch):
     results = summary([[" 54"], [" 10 - 7"]], monkeypatch, mode="answer_only")
     assert results["strict_accuracy"]["value"] == 0.5

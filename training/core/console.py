@@ -1,11 +1,34 @@
 """What programs tell people and schedulers; light to import, for programs that need no PyTorch."""
 
+import contextlib
 import os
 import platform
 import signal
+import sys
+from collections.abc import Iterator
 
 # os.EX_TEMPFAIL: "try again later", which schedulers can tell from a failure; 130 is what shells report for Ctrl-C.
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
+
+
+@contextlib.contextmanager
+def stopping_in_words() -> Iterator[None]:
+    """Say, when a program is stopped, that it can go on: SIGTERM ends it with its code, Ctrl-C only ends the block."""
+
+    def say():
+        print("stopped; what is finished is kept, give the same command again to go on", file=sys.stderr)
+
+    def leave(number: int, _frame) -> None:
+        say()
+        raise SystemExit(EXIT_CODES[number])
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    except KeyboardInterrupt:
+        say()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def format_duration(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """How replies are decoded: the settings of a recipe, and when a reply is over."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tokenization.gpt2_bpe import byte_to_character
@@ -23,7 +23,7 @@ class Decoding:
     """
 
     max_new_tokens: int = 256
-    stop_strings: tuple[str, ...] = ("\nUser:",)
+    stop_strings: list[str] = field(default_factory=lambda: ["\nUser:"])
     one_answer: bool = True
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
@@ -37,7 +37,6 @@ class Decoding:
         stops = self.stop_strings
         if isinstance(stops, str) or not all(isinstance(stop, str) and stop for stop in stops):
             raise ValueError(f"stop_strings ({stops!r}) must be a list of strings that are not empty; [] is off")
-        object.__setattr__(self, "stop_strings", tuple(stops))  # recipes have lists
         for name, lowest in (("max_new_tokens", 1), ("samples", 1), ("no_repeat_ngram_size", 0), ("top_k", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
@@ -61,7 +60,7 @@ class Decoding:
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON values; `Decoding(**settings)` reads them back."""
-        return {**asdict(self), "stop_strings": list(self.stop_strings)}
+        return asdict(self)
 
 
 class OpenReply:

@@ -3,34 +3,33 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
-from training.core.recipe import check_type
+from training.core.recipe import check_type, resolved
 from training.data.rows import RowSource, rows_sha256
 from training.data.sources import Source
-from training.evals.generation import Decoding
+from training.evals.decoding import Decoding
 from training.evals.hellaswag import HellaSwag
 from training.evals.probes import Probes
 from training.evals.task import Task
 from training.evals.text_loss import TextLoss
 from training.evals.word_problems import WordProblems
 
-DECODING_KEYS = tuple(key.name for key in fields(Decoding))
-_ROW_KEYS = {key.name for key in fields(RowSource)} - {"root"}
+_ROW_TYPES = {key: hint for key, hint in get_type_hints(RowSource).items() if key != "root"}
+_DECODING_TYPES = get_type_hints(Decoding)
 
 
 @dataclass(frozen=True)
-class EvalArguments:
+class EvalArguments(Decoding):
     """What is measured, on which checkpoint, and how answers are generated.
 
     tasks: a list of mappings with `task` (`hellaswag`, `word_problems`, `probes`, `text_loss`) and its own keys, see
     `training/evals/eval_recipe.py`. model: a checkpoint's folder or a repository on the Hub, at `revision`.
     every_checkpoint: a run, whose checkpoints are all evaluated, with their learning curve. name: of this evaluation;
     it names the default folder of the results, beside the checkpoint in its run. data_root: where paths of tasks
-    begin. batch_size: sequences generated at a time. batch_tokens: tokens scored at a time. The keys from
-    max_new_tokens on are the decoding, for every task that does not say otherwise; greedy unless temperature is above
-    0.
+    begin. batch_size: sequences generated at a time. batch_tokens: tokens scored at a time. The keys of `Decoding` are
+    for every task that does not say otherwise; greedy unless temperature is above 0.
     """
 
     tasks: list[str] = field(default_factory=list)  # mappings in a recipe, JSON on the command line
@@ -45,18 +44,9 @@ class EvalArguments:
     batch_tokens: int = 4096
     seed: int = 0
     inject_prompts: bool = True
-    max_new_tokens: int = 256
-    stop_strings: list[str] = field(default_factory=lambda: ["\nUser:"])
-    one_answer: bool = True
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    samples: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    suppress_facts: bool = False
 
     def __post_init__(self):
+        super().__post_init__()
         for key in ("batch_size", "batch_tokens"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} is {getattr(self, key)}; it is at least 1")
@@ -67,7 +57,7 @@ class EvalArguments:
         if len(set(names)) < len(names):
             raise ValueError(f"two tasks are called alike ({', '.join(names)}); give each its own `name`")
         for entry in entries:
-            self._decoding(entry)
+            self.decoding_of(entry)
 
     def entries(self) -> list[dict[str, Any]]:
         """Return the tasks as mappings with `task` and `name`; raises `ValueError` for unknown tasks and keys."""
@@ -82,20 +72,22 @@ class EvalArguments:
             raise ValueError("the recipe has no tasks; list at least one, such as `- task: probes`")
         return [TASKS[entry["task"]].build(self, entry) for entry in self.entries()]
 
-    def _decoding(self, entry: dict[str, Any]) -> Decoding:
-        return Decoding(**{key: entry.get(key, getattr(self, key)) for key in DECODING_KEYS})
+    def decoding_of(self, entry: dict[str, Any]) -> Decoding:
+        """Return the decoding of a task: its own keys, and the recipe's for the others."""
+        return Decoding(**{key: entry.get(key, getattr(self, key)) for key in _DECODING_TYPES})
 
-    def _rows(self, entry: dict[str, Any]) -> list[dict[str, Any]]:
-        return RowSource(**{key: entry[key] for key in _ROW_KEYS & set(entry)}, root=self.data_root).read()
+    def read_rows(self, entry: dict[str, Any]) -> list[dict[str, Any]]:
+        """Read the rows that the keys of a task name."""
+        return RowSource(**{key: entry[key] for key in _ROW_TYPES.keys() & entry.keys()}, root=self.data_root).read()
 
 
 def _hellaswag(args: EvalArguments, entry: dict[str, Any]) -> Task:
-    rows = args._rows({"split": "validation", **entry})
+    rows = args.read_rows({"split": "validation", **entry})
     return _over_rows(HellaSwag(entry["name"], rows, batch_tokens=args.batch_tokens), rows)
 
 
 def _word_problems(args: EvalArguments, entry: dict[str, Any]) -> Task:
-    rows = args._rows(entry)
+    rows = args.read_rows(entry)
     train = _train_rows(args, entry) if "train" in entry else ()
     keys = {
         key: entry[key] for key in ("question", "answer", "mode", "inject_prompts", "skip_unreadable") if key in entry
@@ -106,7 +98,7 @@ def _word_problems(args: EvalArguments, entry: dict[str, Any]) -> Task:
         entry["name"],
         rows,
         train=train,
-        decoding=args._decoding(entry),
+        decoding=args.decoding_of(entry),
         batch_size=args.batch_size,
         seed=args.seed,
         **{"inject_prompts": args.inject_prompts, **keys},
@@ -117,13 +109,13 @@ def _word_problems(args: EvalArguments, entry: dict[str, Any]) -> Task:
 def _train_rows(args: EvalArguments, entry: dict[str, Any]) -> list[dict[str, Any]]:
     """Read the training rows of a task: of the same data set on the Hub, or from where `train` says."""
     where, train = f"task '{entry['name']}', train", entry["train"]
-    if unknown := set(train) - _ROW_KEYS:
-        raise ValueError(f"{where} has unknown keys {sorted(unknown)}; it has {', '.join(sorted(_ROW_KEYS))}")
+    if unknown := train.keys() - _ROW_TYPES.keys():
+        raise ValueError(f"{where} has unknown keys {sorted(unknown)}; it has {', '.join(sorted(_ROW_TYPES))}")
     if not {"path", "hub", "synthetic"} & set(train):
         if "hub" not in entry:
             raise ValueError(f"{where} is {train}, and names no other file than the task's own; give it a path")
         train = {**{key: entry[key] for key in ("hub", "config", "revision") if key in entry}, **train}
-    return args._rows({"split": "train", **train})
+    return args.read_rows({"split": "train", **train})
 
 
 def _probes(args: EvalArguments, entry: dict[str, Any]) -> Task:
@@ -135,7 +127,7 @@ def _probes(args: EvalArguments, entry: dict[str, Any]) -> Task:
         sets=tuple(entry["sets"]) if "sets" in entry else None,
         held_out_facts=tuple(map(tuple, held_out)),
         inject_prompts=entry.get("inject_prompts", args.inject_prompts),
-        decoding=args._decoding({"max_new_tokens": 16, **entry}),
+        decoding=args.decoding_of({"max_new_tokens": 16, **entry}),
         batch_size=args.batch_size,
         batch_tokens=args.batch_tokens,
     )
@@ -162,8 +154,6 @@ class _Kind:
     keys: dict[str, Any]  # the task's own keys and their types
 
 
-_ROW_TYPES = {key: hint for key, hint in get_type_hints(RowSource).items() if key in _ROW_KEYS}
-_DECODING_TYPES = {key: hint for key, hint in get_type_hints(EvalArguments).items() if key in DECODING_KEYS}
 _TEXT_KEYS = "path hub config split revision download text_field template each document_start synthetic documents seed"
 TASKS: dict[str, _Kind] = {
     "hellaswag": _Kind(_hellaswag, _ROW_TYPES),
@@ -222,4 +212,4 @@ def _is_file_name(name: str) -> bool:
 
 def resolved_recipe(args: EvalArguments) -> dict[str, Any]:
     """Return every key as plain JSON types, tasks as mappings."""
-    return {**asdict(args), "tasks": args.entries()}
+    return resolved(args) | {"tasks": args.entries()}

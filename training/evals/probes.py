@@ -45,7 +45,7 @@ NOT_COMPARABLE = ("answered_by_fact", "likelihood_any_form")
 HEADLINE_SETS = ("facts", "two_digit_carry", "subtraction")
 SHARES = ("exact", "exact_in_digits", "answered_by_fact", "likelihood", "likelihood_any_form")
 # The original's way, for its own sets: 32 new tokens, and nothing but the end of the text ends a reply.
-ORIGINAL_DECODING = Decoding(max_new_tokens=32, stop_strings=(), one_answer=False)
+ORIGINAL_DECODING = Decoding(max_new_tokens=32, stop_strings=[], one_answer=False)
 
 
 class Probes(Task):

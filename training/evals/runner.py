@@ -43,8 +43,7 @@ def evaluate(
     `ValueError` when the folder holds results of another model, tokenizer or recipe.
     """
     main = processes.process_index == 0
-    settings = {task.name: {**task.settings(), "data_sha256": task.data_sha256} for task in tasks}
-    facts = json.loads(json.dumps({"recipe": recipe, "subject": subject.describe(), "tasks": settings}))
+    facts = {**_requested(tasks, recipe), "subject": subject.describe()}
     refused = agree(lambda: _open(folder, facts), processes)
     if refused is not None:
         raise ValueError(refused)
@@ -69,12 +68,23 @@ def evaluate(
     return results
 
 
-def is_finished(tasks: Iterable[Task], folder: Path) -> bool:
-    """Return whether the folder holds the rows and the results of every task."""
-    if not (folder / RESULTS).is_file():
+def is_finished(tasks: Sequence[Task], folder: Path, recipe: dict[str, Any]) -> bool:
+    """Return whether the folder holds the rows and the results of every task, by this recipe and on this data.
+
+    Whose results they are is not looked at, because that takes the weights.
+    """
+    if not (folder / RESULTS).is_file() or not (folder / RUN_FILE).is_file():
         return False
-    results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["results"]
-    return all(task.name in results and (folder / f"{task.name}.jsonl").is_file() for task in tasks)
+    results, before = (json.loads((folder / file).read_text(encoding="utf-8")) for file in (RESULTS, RUN_FILE))
+    if _difference(before, before | _requested(tasks, recipe)):
+        return False
+    return all(task.name in results["results"] and (folder / f"{task.name}.jsonl").is_file() for task in tasks)
+
+
+def _requested(tasks: Sequence[Task], recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return what `run.json` says of an evaluation besides its subject, as it reads back from a file."""
+    settings = {task.name: {**task.settings(), "data_sha256": task.data_sha256} for task in tasks}
+    return json.loads(json.dumps({"recipe": recipe, "tasks": settings}))
 
 
 def _open(folder: Path, facts: dict[str, Any]) -> str | None:

@@ -12,7 +12,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
 from tokenization import MulFactTokenizer
-from tokenization.mul_facts import END_OF_TEXT, END_OF_TEXT_ID, FACT_IDS, RESERVED_IDS, VOCABULARY_SIZE
+from tokenization.mul_facts import END_OF_TEXT, END_OF_TEXT_ID, VOCABULARY_SIZE
 from tokenization.tokenization_mul_facts import CHAT_TEMPLATE
 from training.core.checkpoint import list_checkpoints
 from training.core.provenance import sha256_of_weights
@@ -52,13 +52,12 @@ class Subject:
     @property
     def fact_ids(self) -> range:
         """The ids of facts that this tokenizer gives and reads; empty in the baseline and in a stock GPT-2."""
-        return FACT_IDS if self.condition not in (None, "baseline") else range(0)
+        return getattr(self.tokenizer, "fact_ids", range(0))
 
     @property
     def unseen_ids(self) -> list[int]:
-        """Ids without a training text that could have held them: never to be generated."""
-        ids = [*RESERVED_IDS, *(FACT_IDS if not self.fact_ids else ())]
-        return [token_id for token_id in ids if token_id < self.model.config.vocab_size]
+        """Ids without a training text that could have held them, never to be generated; none in a stock GPT-2."""
+        return getattr(self.tokenizer, "unseen_ids", [])
 
     def autocast(self) -> contextlib.AbstractContextManager:
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()

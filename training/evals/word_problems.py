@@ -66,7 +66,7 @@ class WordProblems(Task):
         self.grade = _program_grader() if mode == "program" else None
         if mode == "answer_only":
             # The prompt holds the first mark, so any that the reply writes is the second.
-            decoding = replace(decoding, stop_strings=(*decoding.stop_strings, "####"))
+            decoding = replace(decoding, stop_strings=[*decoding.stop_strings, "####"])
         self.mode, self.decoding, self.batch_size = mode, decoding, batch_size
         self.inject_prompts, self.seed = inject_prompts, seed
 
@@ -153,8 +153,8 @@ class WordProblems(Task):
         def share(test) -> dict[str, Any]:
             if self.decoding.samples == 1:
                 return proportion(sum(map(test, replies)), len(replies))
-            return mean(
-                [float(test(reply)) for reply in replies], [row["index"] for row in rows for _ in row["replies"]]
+            return clustered_proportion(
+                [sum(map(test, row["replies"])) for row in rows], [len(row["replies"]) for row in rows]
             )
 
         categories = CATEGORIES if self.grade is None else PROGRAM_CATEGORIES
