@@ -1,5 +1,5 @@
-"""A Hub on the loopback interface: the commits of one data set repository out of folders, a log of the requests, and
-faults on demand."""
+"""A Hub on the loopback interface: the commits of one repository, of data or of a model, out of folders, a log of the
+requests, and faults on demand."""
 
 import hashlib
 import json
@@ -33,11 +33,11 @@ class _Fault:
 class LoopbackHub:
     """Serve `repository`; inside `with`, it listens on `url`.
 
-    commits: the folder of files of each commit. branches: the commit of each branch.
+    commits: the folder of files of each commit. branches: the commit of each branch. kind: "dataset" or "model".
     """
 
-    def __init__(self, repository: str, commits: dict[str, Path], branches: dict[str, str]):
-        self.repository, self.commits, self.branches = repository, commits, branches
+    def __init__(self, repository: str, commits: dict[str, Path], branches: dict[str, str], kind: str = "dataset"):
+        self.repository, self.commits, self.branches, self.kind = repository, commits, branches, kind
         self.requests: list[Request] = []
         self._faults: list[_Fault] = []
         self._lock = threading.Lock()
@@ -52,6 +52,11 @@ class LoopbackHub:
     def __exit__(self, *exception) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+    def environment(self, cache: Path) -> dict[str, str]:
+        """The variables of a process whose Hub this is, with a cache of its own."""
+        settings = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+        return {"HF_ENDPOINT": self.url, "HF_HOME": str(cache), **settings}
 
     def fail(self, pattern: str, status: int, code: str = "", after: int = 0, times: float = float("inf")) -> None:
         """Answer with an error where `GET path` matches, `times` times once `after` requests have passed.
@@ -81,7 +86,7 @@ class LoopbackHub:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """The few addresses of the Hub that `huggingface_hub` and `datasets` read a data set through."""
+    """The few addresses of the Hub that `huggingface_hub`, `datasets` and `transformers` read a repository through."""
 
     protocol_version = "HTTP/1.1"
     hub: LoopbackHub
@@ -94,10 +99,12 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.status:
             return self._refuse(fault.status, fault.code)
         name = re.escape(self.hub.repository)
+        # Only a model's files lie right below the Hub's name.
+        files = rf"/{name}" if self.hub.kind == "model" else rf"/{self.hub.kind}s/{name}"
         for pattern, answer in (
-            (rf"/api/datasets/{name}(?:/revision/(?P<revision>.+))?", self._describe),
-            (rf"/api/datasets/{name}/tree/(?P<revision>[^/]+)/?(?P<path>.*)", self._list),
-            (rf"/datasets/{name}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", self._serve),
+            (rf"/api/{self.hub.kind}s/{name}(?:/revision/(?P<revision>.+))?", self._describe),
+            (rf"/api/{self.hub.kind}s/{name}/tree/(?P<revision>[^/]+)/?(?P<path>.*)", self._list),
+            (rf"{files}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", self._serve),
         ):
             if match := re.fullmatch(pattern, self.route):
                 revision, *path = match.groups(default="main")

@@ -90,8 +90,7 @@ def server(repository, lines_repository):
 
 def run(server, folder, *command):
     """Run a program with its Hub at the server and a cache of its own."""
-    settings = {"HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
-    return run_command([sys.executable, *command], HF_HOME=str(folder / "cache"), **settings)
+    return run_command([sys.executable, *command], **server.environment(folder / "cache"))
 
 
 def prepare(server, folder, *sources):

@@ -141,3 +141,8 @@ def test_name_that_is_nowhere_is_one_error(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match="'nobody/nothing' at revision step-5 cannot be loaded"):
         load_subject("nobody/nothing", revision="step-5")
+
+
+def test_revision_of_a_folder_is_refused(checkpoints):
+    with pytest.raises(ValueError, match="revision is 'step-5', but .* is a folder"):
+        load_subject(str(checkpoints / "baseline"), revision="step-5")

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.utils.hub import resolve_revision
 
 from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
 from tokenization import MulFactTokenizer
@@ -23,13 +24,15 @@ from training.core.recipe import is_about_input
 class Subject:
     """A model in evaluation mode and its tokenizer.
 
-    name: what the user called it. bf16: whether the model computes under bf16 autocast; its weights stay fp32.
+    name: what the user called it. bf16: whether the model computes under bf16 autocast; its weights stay fp32. commit:
+    that of the Hub which the weights and the tokenizer come from.
     """
 
     model: DomainGPT2ForCausalLM
     tokenizer: PreTrainedTokenizerBase
     name: str = ""
     bf16: bool = False
+    commit: str | None = None
 
     @property
     def condition(self) -> str | None:
@@ -89,7 +92,7 @@ class Subject:
             "parameters": self.model.num_parameters(),
             "weights_sha256": sha256_of_weights(self.model),
             "tokenizer": getattr(self.tokenizer, "fingerprint", None),
-            "commit": getattr(self.model.config, "_commit_hash", None),
+            "commit": self.commit,
             "bf16": self.bf16,
         }
 
@@ -105,7 +108,11 @@ def load_subject(
     if folder.is_dir() and not (folder / "config.json").is_file():
         hint = "name a checkpoint of it, or use --every_checkpoint" if list_checkpoints(folder) else "name another"
         raise ValueError(f"'{name}' holds no model (there is no config.json in it); {hint}")
+    if folder.is_dir() and revision is not None:
+        raise ValueError(f"--revision is {revision!r}, but '{name}' is a folder, which has none; leave it out")
     where = f"'{name}'{f' at revision {revision}' if revision else ''}"
+    # Once for all that is loaded: a branch that moves in between would give a model and another one's tokenizer.
+    revision = resolve_revision(name, revision)
     try:
         config = DomainGPT2Config.get_config_dict(name, revision=revision)[0]
         if config.get("model_type") != "gpt2":
@@ -118,8 +125,12 @@ def load_subject(
         if isinstance(error, ValueError) and is_about_input(error):
             raise
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{where} cannot be loaded: {reason}; correct --model, or copy the missing files") from error
-    return Subject(model.eval().to(device), tokenizer, name=name, bf16=bf16)
+        raise ValueError(
+            f"{where} cannot be loaded: {reason}; correct --model{' or --revision' if revision else ''}, or copy the "
+            "missing files"
+        ) from error
+    commit = getattr(revision, "resolved", None)
+    return Subject(model.eval().to(device), tokenizer, name=name, bf16=bf16, commit=commit)
 
 
 def _load_tokenizer(name: str, revision: str | None, where: str, vocabulary: int) -> PreTrainedTokenizerBase:
