@@ -52,3 +52,18 @@ def test_comparison_of_evaluations_finds_equal_results_in_both_parts(tmp_path):
         assert len(variant["seconds"]) == 2 and variant["median_time_over_ours"] > 0
     assert all(variant["peak_memory_gib"] > 0.1 for variant in scored.values())
     assert report["hellaswag"]["items"] == 4
+
+
+def test_conversion_is_measured_in_every_style(tmp_path):
+    code = "def simple_math_problem():\n    pencils = 24 * 6\n    return pencils + 15"
+    rows = [{"question": "How many pencils are 6 boxes of 24 pencils and 15 more?", "code": code}] * 3
+    (tmp_path / "programs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    program = PROJECT / "benchmarks" / "convert_tinygsm.py"
+    options = ["--programs", "programs.jsonl", "--rounds", "1", "--json", "out.json"]
+    done = subprocess.run(
+        [sys.executable, program, *options], cwd=tmp_path, env=program_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    ways = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["ways"]
+    assert all(way["converted"] == way["answers_that_are_the_program's"] == 3 for way in ways.values())
+    assert ways["labelled"]["equations"] == 2 * 3 and ways["labelled, long multiplication"]["equations"] == 5 * 3

@@ -15,16 +15,19 @@ from training.core.pretrain_recipe import DataArguments, ModelArguments, Pretrai
 from training.core.recipe import parse_recipe
 from training.core.trainer import share_of_step
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
+from training.data.tinygsm_recipe import ConversionArguments
 from training.evals.eval_recipe import EvalArguments
 from training.pretrain import model_config
 
 RECIPES = sorted((PROJECT / "recipes").rglob("*.yaml"))
 CORPORA = [path for path in RECIPES if "corpus" in path.stem]
 PRETRAINING = [path for path in RECIPES if path.stem in ("baseline", "mul_tokens")]
+CONVERSIONS = [path for path in RECIPES if path.stem.startswith("tinygsm")]
 EVALUATIONS = [path for path in RECIPES if path.stem.endswith("eval")]
 DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")), PROJECT / "recipes" / "README.md"]
 GROUPS = {
     "prepare_data.py": [CorpusArguments, PreparationArguments],
+    "convert_tinygsm.py": [ConversionArguments],
     "pretrain.py": [ModelArguments, DataArguments, PretrainArguments],
     "eval.py": [EvalArguments],
 }
@@ -35,7 +38,7 @@ def name(path: Path) -> str:
 
 
 def test_every_recipe_is_covered():
-    assert set(CORPORA) | set(PRETRAINING) | set(EVALUATIONS) == set(RECIPES)
+    assert set(CORPORA) | set(PRETRAINING) | set(EVALUATIONS) | set(CONVERSIONS) == set(RECIPES)
 
 
 @pytest.mark.parametrize("path", CORPORA, ids=name)
@@ -53,6 +56,13 @@ def test_pretraining_recipe_parses_and_its_batch_divides(path):
             share_of_step(args.total_batch_tokens, model_args.n_positions, args.per_device_train_batch_size, processes)
     if data_args.corpus_recipe:
         assert (PROJECT / data_args.corpus_recipe).is_file()
+
+
+@pytest.mark.parametrize("path", CONVERSIONS, ids=name)
+def test_conversion_recipe_parses_and_leaves_the_files_to_the_user(path):
+    (args,) = parse_recipe(GROUPS["convert_tinygsm.py"], [str(path)])
+    assert args.open_evaluation_sets()
+    assert args.source_root == "."
 
 
 @pytest.mark.parametrize("path", EVALUATIONS, ids=name)

@@ -18,8 +18,9 @@ import yaml
 pytest.importorskip("datatrove")
 
 from tests.conftest import CORPUS, PROJECT
+from training.core.files import alone_in
 from training.data.cluster import PreparePieces, launch, pieces_ahead
-from training.data.corpus import alone_in, prepare_corpus
+from training.data.corpus import prepare_corpus
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
 from training.data.plan import Plan
 from training.data.records import read_record

@@ -134,3 +134,38 @@ def test_rendered_length_does_not_depend_on_the_arm(monkeypatch):
     assert render(inject(text)) != text, "the twin is written in another way, and both are measured in one"
     plain, twin = summary([[text]] * 2, monkeypatch), summary([[inject(text)]] * 2, monkeypatch)
     assert plain["mean_bytes"] == twin["mean_bytes"]
+
+
+def program(*lines: str) -> str:
+    return "def simple_math_problem():\n" + "".join(f"    {line}\n" for line in lines)
+
+
+def test_program_is_graded_by_what_it_returns(monkeypatch):
+    replies = [
+        [program("boxes = 6", "pencils = boxes * 9", "return pencils") + "#### 7"],
+        ["```python\nimport math\n" + program("return math.ceil(2.1 + 0.9)") + "```\nSo the answer is 7."],
+    ]
+    results = summary(replies, monkeypatch, mode="program")
+    assert results["strict_accuracy"]["value"] == 1
+    assert results["programs"] == {"ok": 2}
+
+
+def test_program_and_its_injected_twin_return_the_same(monkeypatch):
+    text = program("pencils = 6 * 9  # 6*9=54", "half = pencils == 6*9", "return pencils")
+    assert inject(text) != text
+    results = summary([[text], [inject(text)]], monkeypatch, rows=[ROWS[0], ROWS[0]], mode="program")
+    assert results["strict_accuracy"]["value"] == 1
+
+
+def test_noise_of_floats_does_not_make_a_program_wrong(monkeypatch):
+    replies = [[program("return 0.6 * 3 * 30")], [program("return 2.99")]]
+    results = summary(replies, monkeypatch, mode="program")
+    assert [results["categories"][name]["value"] for name in ("right", "wrong_program")] == [0.5, 0.5]
+
+
+def test_refused_programs_are_counted_with_their_reasons(monkeypatch):
+    replies = [[program("return __import__('os').system('true')")], ["The answer is 3."]]
+    results = summary(replies, monkeypatch, mode="program")
+    assert results["categories"]["no_answer"]["value"] == 1
+    assert results["programs"] == {"refused": 2}
+    assert sum(results["reasons"].values()) == 2

@@ -1,8 +1,11 @@
-"""Small files that are replaced as a whole."""
+"""Small files that are replaced as a whole, and folders that one process at a time writes to."""
 
+import fcntl
 import json
 import os
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +41,21 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def alone_in(folder: Path, report: Callable[[str], None] = print) -> Iterator[None]:
+    """Hold a lock on the folder, after waiting for whoever holds it; the folder is made if need be.
+
+    Raises `ValueError` where the folder is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir '{folder}' is a file; name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report(f"{folder}: another process writes there; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from training.core.files import write_json
+from training.core.files import alone_in, write_json
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
 from training.data.pieces import PieceMaker
 from training.data.plan import Piece, Plan
@@ -126,7 +126,7 @@ def launch(args: CorpusArguments, preparation: PreparationArguments) -> bool:
     them, and returns False; given again it submits what failed, or says that the jobs are still on the cluster.
     Raises `ValueError` for what is wrong with the input, and where there is no Slurm or it refuses the jobs.
     """
-    from training.data.corpus import alone_in, check_disk, missing_conditions  # PyTorch, see above
+    from training.data.corpus import check_disk, missing_conditions  # PyTorch, see above
 
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)

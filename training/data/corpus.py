@@ -6,13 +6,12 @@ The work is cut into pieces; a piece is done when its record is in `<output_dir>
 the manifests are written.
 """
 
-import fcntl
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from training.core.console import processor_name
+from training.core.files import alone_in
 from training.core.provenance import write_run_file
 from training.data.corpus_recipe import CorpusArguments
 from training.data.manifest import below_minimum_dose, tokenizer_identity, write_manifests
@@ -135,18 +134,3 @@ def _remove_leftovers(output_dir: Path) -> None:
     _remove_partials(output_dir)
     if (output_dir / UNFINISHED).is_dir():
         shutil.rmtree(output_dir / UNFINISHED)
-
-
-@contextmanager
-def alone_in(folder: Path, report: Callable[[str], None] = print) -> Iterator[None]:
-    """Hold a lock on the folder: both arms may want to prepare the corpus they share at the same moment."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output_dir '{folder}' is a file; name a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report(f"{folder}: another process prepares this corpus; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

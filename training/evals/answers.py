@@ -8,6 +8,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import islice
 
 from tokenization import inject, render
@@ -151,6 +152,18 @@ def gold_number(text: str) -> Number:
 def same_number(a: Number | None, b: Number | None) -> bool:
     """Tell whether both are numbers and equal: 18 and 18.0 are, 18 and 17.999 are not."""
     return a is not None and b is not None and a == b
+
+
+def same_result(computed: Number | Fraction, gold: Number) -> bool:
+    """Tell whether what a program computed is the answer, but for the noise of floats.
+
+    Beside a whole answer it must be whole within 1e-6; beside another one, equal within a relative 1e-4, because such
+    answers are rounded where they are written.
+    """
+    if isinstance(gold, int):
+        whole = round(computed)
+        return whole == gold and abs(computed - whole) <= 1e-6 * max(1, abs(whole))
+    return abs(computed - gold) <= 1e-4 * abs(gold)
 
 
 def _line(text: str, start: int) -> str:

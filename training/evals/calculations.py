@@ -5,8 +5,9 @@ Nothing is guessed: what is not understood becomes an unknown, and an expression
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
 
 from training.evals.answers import BLANK, CURRENCY, DECIMAL, LETTER, MAX_DIGITS
 
@@ -16,12 +17,12 @@ MAX_OPERANDS = 32
 _POWER = rf"(?<=[\d)])\*\*(?=[\d.(])|(?<={BLANK})\*\*(?={BLANK}{{1,3}}[\d.(])"
 _UNCLEAR_QUOTIENT = rf"/(?={BLANK}{{1,3}}\d+/\d)"
 _TOKEN = re.compile(
-    rf"(?P<unknown>{_POWER}|{_UNCLEAR_QUOTIENT})|(?P<ignored>{BLANK}+|\*\*|{CURRENCY}(?!{BLANK}?\.?\d))"
+    rf"{BLANK}*+(?:(?P<unknown>{_POWER}|{_UNCLEAR_QUOTIENT})|(?P<ignored>\*\*|{CURRENCY}(?!{BLANK}?\.?\d)|\Z)"
     rf"|(?P<number>(?:{CURRENCY}{BLANK}?)?(?P<digits>(?:(?<![\w.)])\.)?\d+(?:[.,:]\d+)*)"
     rf"(?P<percent>%(?!{BLANK}?[\d(]))?(?P<name>(?!x[0-9]){LETTER}+\d\w*)?)"
     r"|(?P<mark><<|>>|[()]|==?(?!>))"
     rf"|(?P<operator>[-+*/×÷−–]|x(?={BLANK}{{0,3}}(?:{CURRENCY}|\(){{0,3}}\.?\d))"
-    rf"|(?P<word>{LETTER}\w*)|(?P<other>[<>!]=|[\s\S])"
+    rf"|(?P<word>{LETTER}\w*)|(?P<other>[<>!]=|[\s\S]))"
 )
 _OPERATION = {"×": "*", "x": "*", "÷": "/", "−": "-", "–": "-"}
 _KINDS = {"*": "product", "+": "sum", "-": "difference", "/": "quotient"}
@@ -31,12 +32,12 @@ _CALCULATES = frozenset(
     + "cdot div frac sqrt log \\ ^ % √ ∛ · ∙ ⋅".split()
 )
 _PARTS = frozenset("half third thirds quarter quarters fourth fourths fifth fifths tenth tenths percent %".split())
+_ZERO = Fraction(0)
 _BULLET_BEGINS = re.compile(rf"(?:\A|\n){BLANK}{{0,7}}\Z")
 _SIGN_MAY_STAND = re.compile(rf"(?:\A|[\n:;,\[{{\"']){BLANK}{{0,3}}\Z")
 
 
-@dataclass(frozen=True)
-class Expression:
+class Expression(NamedTuple):
     """An expression that is understood; a number is one without operations.
 
     value: None if something is divided by zero. literals: the numbers in it, without commas and money signs.
@@ -57,8 +58,7 @@ class Expression:
         return _KINDS[self.operations[0]] if len(set(self.operations)) == 1 else "mixed"
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """A piece of a calculation; kind: operand, unknown, note, an operator `+-*/`, or a mark `=`, `(`, `)`, `<<`, `>>`.
 
     noted: the value and the stated number of the equation in a calculator note, for what has been read of it.
@@ -76,69 +76,63 @@ def find_calculations(text: str) -> Iterator[list[Item]]:
     items: list[Item] = []
     word = ""  # the one just before, if only blanks follow it
     for token in _TOKEN.finditer(text):
-        kind, start, end = token.lastgroup, *token.span()
+        kind = token.lastgroup
         if kind == "ignored":
             continue
+        start, end = token.span(kind)
         if kind in ("word", "other"):
             behind_operand = bool(items) and items[-1].kind in ("operand", ")")
-            is_part = _makes_a_part(text, token, word, behind_operand)
+            is_function = kind == "word" and text.startswith("(", end)
+            previous, word = word, token[kind].lower()
+            is_part = behind_operand or previous in _PARTS if word == "of" else is_function or word in _CALCULATES
             if items:
                 yield items
             items = [Item("unknown", start, end)] if is_part else []
-            word = token.group().lower()
             continue
         word = ""
-        if token["number"]:
-            number = _number(token)
+        if kind == "number":
+            number = None if token["name"] else _number(token["digits"], bool(token["percent"]))
             items.append(Item("operand" if number else "unknown", start, end, number))
         elif kind == "mark":
-            items.append(Item("=" if token.group() == "==" else token.group(), start, end))
+            mark = token[kind]
+            items.append(Item("=" if mark == "==" else mark, start, end))
         elif kind == "operator":
-            items += _operator(text, token, opens=not items)
+            sign = _OPERATION.get(token[kind], token[kind])
+            item = _opening_operator(text, sign, start, end) if not items else Item(sign, start, end)
+            if item:
+                items.append(item)
         else:
             items.append(Item("unknown", start, end))
     if items:
         yield items
 
 
-def _makes_a_part(text: str, token: re.Match[str], word_before: str, behind_operand: bool) -> bool:
-    word = token.group().lower()
-    if word == "of":
-        return behind_operand or word_before in _PARTS
-    is_function = token.lastgroup == "word" and text.startswith("(", token.end())
-    return is_function or word in _CALCULATES
-
-
-def _number(token: re.Match[str]) -> Expression | None:
-    digits = token["digits"]
-    if token["name"] or not digits.isascii() or not DECIMAL.fullmatch(digits):
+@lru_cache(maxsize=4096)  # a text states most of its numbers more than once, and texts share them
+def _number(digits: str, is_percent: bool) -> Expression | None:
+    if not digits.isascii() or not DECIMAL.fullmatch(digits):
         return None
     literal = digits.replace(",", "")
     whole, _, decimals = literal.partition(".")
     if len(whole) + len(decimals) > MAX_DIGITS:
         return None
-    if token["percent"]:
+    if is_percent:
         return Expression(Fraction(literal) / 100, (f"{literal}%",), decimals=len(decimals) + 2 if decimals else 0)
     return Expression(Fraction(literal), (literal,), decimals=len(decimals))
 
 
-def _operator(text: str, token: re.Match[str], opens: bool) -> list[Item]:
+def _opening_operator(text: str, sign: str, start: int, end: int) -> Item | None:
     """Return the operator, nothing for a bullet, or an unknown where a calculation cannot open with it."""
-    start, end = token.span()
-    operator = Item(_OPERATION.get(token.group(), token.group()), start, end)
-    if not opens:
-        return [operator]
     if text[end : end + 1].isspace():
-        return [] if _BULLET_BEGINS.search(text, max(0, start - 8), start) else [Item("unknown", start, end)]
-    is_sign = operator.kind == "-" and _SIGN_MAY_STAND.search(text, max(0, start - 4), start)
-    return [operator] if is_sign else [Item("unknown", start, end)]
+        return None if _BULLET_BEGINS.search(text, max(0, start - 8), start) else Item("unknown", start, end)
+    is_sign = sign == "-" and _SIGN_MAY_STAND.search(text, max(0, start - 4), start)
+    return Item(sign if is_sign else "unknown", start, end)
 
 
 def calculate(items: Sequence[Item]) -> Expression | None:
     """Return what operands and operators in turn come to, or None where they are not one whole expression."""
     if len(items) == 1:
         return items[0].operand
-    finished, term = Fraction(0), None  # the sum of whole terms, and the term that factors may still join
+    finished, term = _ZERO, None  # the sum of whole terms, and the term that factors may still join
     pending, negative = "", False
     literals: list[str] = []
     operations, is_trivial, is_defined, decimals = "", True, True, 0
@@ -155,7 +149,7 @@ def calculate(items: Sequence[Item]) -> Expression | None:
         if not awaits_operand or len(literals) + len(item.operand.literals) > MAX_OPERANDS:
             return None
         is_defined &= item.operand.value is not None and not (pending == "/" and item.operand.value == 0)
-        value = item.operand.value or Fraction(0)
+        value = item.operand.value or _ZERO
         value = -value if negative else value
         if not pending:
             term = value

@@ -6,7 +6,7 @@ takes the 54 for the result of the fact.
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 
 from training.evals import answers
@@ -14,6 +14,7 @@ from training.evals.answers import BLANK, CURRENCY
 from training.evals.calculations import Expression, Item, calculate, find_calculations
 
 MAX_NESTING = 8
+_BRACKETS = ("(", ")", "<<", ">>")
 
 # 5², 2x, 18 000, 2 1/2, 2 and 1/2, 5 million, 3 remainder 2, 30 + x: the number in front is not all that is stated.
 _NUMBER_GOES_ON = re.compile(
@@ -83,6 +84,12 @@ def classify(reply: str, is_right: bool, has_answer: bool) -> str:
 
 def _read(text: str, items: list[Item], equations: list[Equation]) -> None:
     """Append the equations; open parentheses stack up, and an open note sets the stack around it aside."""
+    kinds = {item.kind for item in items}
+    if "=" not in kinds:
+        return
+    if kinds.isdisjoint(_BRACKETS):
+        _read_between_parentheses(text, items, equations)
+        return
 
     def finish(unclosed: list[list[Item]]) -> None:
         for inside in unclosed:
@@ -139,7 +146,7 @@ def _read_between_parentheses(text: str, items: list[Item], equations: list[Equa
         if left and left.operations and stated:
             _append_equation(text, left_items, left, stated, notes, equations)
         if left and stated and cut is None and index == len(segments) - 1:
-            operand = replace(left, value=stated.operand.value)
+            operand = left._replace(value=stated.operand.value)
         if cut is None:
             left_items = segment
         else:
@@ -156,7 +163,9 @@ def _stated_number(text: str, items: list[Item]) -> Item | None:
         return None
     if len(rest) > 1 or (rest and rest[0].kind == "unknown") or _NUMBER_GOES_ON.match(text, number.end):
         return None
-    return replace(number, operand=replace(number.operand, value=-number.operand.value)) if negative else number
+    if not negative:
+        return number
+    return number._replace(operand=number.operand._replace(value=-number.operand.value))
 
 
 def _append_equation(
@@ -168,10 +177,10 @@ def _append_equation(
     equations: list[Equation],
 ) -> None:
     stated, decimals = number.operand.value, number.operand.decimals
-    rounding = Fraction(1, 2 * 10**decimals) if decimals and "/" in left.operations else Fraction(0)
-    error = None if left.value is None else abs(left.value - stated)
+    rounding = Fraction(1, 2 * 10**decimals) if decimals and "/" in left.operations else 0
+    error = 0 if left.value == stated else None if left.value is None else abs(left.value - stated)
     if error and number.operand.literals[0].endswith("%") and abs(left.value - 100 * stated) <= 100 * rounding:
-        stated, error = 100 * stated, Fraction(0)  # 60/150*100 = 40% calculates in percent, where the sign is a unit
+        stated, error = 100 * stated, 0  # 60/150*100 = 40% calculates in percent, where the sign is a unit
     start, left_end = left_items[0].start, left_items[-1].end
     fact = _FACT_BEHIND_MONEY.search(text, start, left_end)
     if fact and text[left_end : number.end] == f"={int(fact[1]) * int(fact[2])}":

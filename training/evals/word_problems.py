@@ -7,16 +7,18 @@ The arms get the same questions, decoding and reading; prompts are injected like
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from hashlib import sha256
 from typing import Any, ClassVar
 
-from tokenization import render
+from tokenization import inject, render
 from training.analysis.intervals import clustered_proportion, mean, proportion
 from training.data.rows import fields_of
-from training.evals.answers import Number, canonical, gold_number, read_answer, same_number
+from training.evals.answers import Number, canonical, gold_number, read_answer, same_number, same_result
 from training.evals.equations import classify, find_equations
 from training.evals.fact_use import fact_use, summarize_fact_use
 from training.evals.generation import Decoding, Reply, generate, plan_batches, repeats
+from training.evals.interpreter import extract_program, run_program
 from training.evals.sampling import majority_at_k, pass_at_k
 from training.evals.subject import Subject
 from training.evals.task import Row, Task
@@ -63,7 +65,6 @@ class WordProblems(Task):
         self.left_out = given - len(rows)
         self.questions = [fields_of(row, question, f"task '{name}', row {i}") for i, row in enumerate(rows)]
         _, self.train_gold = _with_gold(train, answer, f"task '{name}', train row", skip_unreadable)
-        self.grade = _program_grader() if mode == "program" else None
         if mode == "answer_only":
             # The prompt holds the first mark, so any that the reply writes is the second.
             decoding = replace(decoding, stop_strings=[*decoding.stop_strings, "####"])
@@ -119,22 +120,8 @@ class WordProblems(Task):
             "repeats": repeats(reply.text),
             "facts": fact_use(question, text),
         }
-        if self.grade is not None:
-            # A fact in a program is its product: its name is no Python, and an equation neither.
-            verdict = self.grade(render(reply.text, "value"))
-            number = verdict.value if verdict.status == "ok" and isinstance(verdict.value, (int, float)) else None
-            right = same_number(number, gold)
-            category = "right" if right else "no_answer" if number is None else "wrong_program"
-            return read | {
-                "strict": number,
-                "flexible": number,
-                "strict_right": right,
-                "flexible_right": right,
-                "category": category,
-                "equations": {},
-                "program": verdict.status,
-                "reason": verdict.reason,
-            }
+        if self.mode == "program":
+            return read | _run(reply.text, gold)
         answer = read_answer(text)
         right = same_number(answer.strict, gold)
         found = Counter(f"{'true' if one.is_true else 'false'} {one.kind}" for one in find_equations(text))
@@ -157,7 +144,7 @@ class WordProblems(Task):
                 [sum(map(test, row["replies"])) for row in rows], [len(row["replies"]) for row in rows]
             )
 
-        categories = CATEGORIES if self.grade is None else PROGRAM_CATEGORIES
+        categories = PROGRAM_CATEGORIES if self.mode == "program" else CATEGORIES
         results = {
             "n": len(rows),
             "left_out": self.left_out,
@@ -180,8 +167,9 @@ class WordProblems(Task):
         floor = max(result["value"] for result in results["floors"].values())
         for name in self.headline:
             results[name]["floor"] = floor
-        if self.grade is not None:
+        if self.mode == "program":
             results["programs"] = _counts(reply["program"] for reply in replies)
+            results["reasons"] = _counts(reply["reason"] for reply in replies if reply["reason"])
         if self.decoding.samples > 1:
             results |= self._over_samples(rows)
         return results
@@ -213,6 +201,23 @@ class WordProblems(Task):
             hits = sum(same_number(constant, row["gold"]) for row in rows)
             floors["best_constant_of_train"] = {"constant": constant, **proportion(hits, len(rows))}
         return floors
+
+
+def _run(reply: str, gold: Number) -> dict[str, Any]:
+    # A fact in a program is its product: its name is no Python, and an equation neither.
+    verdict = run_program(extract_program(render(inject(reply), "value")))
+    right = verdict.status == "ok" and same_result(verdict.value, gold)
+    number = float(verdict.value) if isinstance(verdict.value, Fraction) else verdict.value
+    return {
+        "strict": number,
+        "flexible": number,
+        "strict_right": right,
+        "flexible_right": right,
+        "category": "right" if right else "no_answer" if number is None else "wrong_program",
+        "equations": {},
+        "program": verdict.status,
+        "reason": verdict.reason,
+    }
 
 
 def _seed(seed: int, index: int, sample: int) -> int:
@@ -257,14 +262,3 @@ def _equations(replies: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _counts(values) -> dict[str, int]:
     return dict(sorted(Counter(values).items()))
-
-
-def _program_grader():
-    try:
-        from training.evals.interpreter import run_program
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "mode program runs answers in training/evals/interpreter.py, which this version does not have; choose "
-            "worked or answer_only"
-        ) from error
-    return run_program
