@@ -1,188 +1,506 @@
-"""The conversion of programs, checked by an evaluator that shares no code with it."""
-
+import json
+import random
 import re
+from collections import Counter
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.training.tinygsm_programs import PROGRAMS, source
+from tests.training.tinygsm_programs import PROGRAMS, equations, program, result_in_python, source
 from tokenization import count_facts, inject, render
+from tokenization.mul_facts import FACTS
 from training.data.fact_drills import synthetic_row
-from training.data.tinygsm import GATES, STYLES, ConversionSettings, Converter, Refusal, Row, convert_program
+from training.data.tinygsm import (
+    GATES,
+    STYLES,
+    ConversionSettings,
+    Converter,
+    Refusal,
+    Row,
+    convert_program,
+)
 from training.evals.answers import read_answer
 from training.evals.equations import find_equations
 from training.evals.interpreter import run_program
 
-QUESTION = "Ada has 24 boxes with 6 pencils in each. How many pencils does she have?"
+CODES = {name: source(body) for name, (body, _) in PROGRAMS.items()}
+QUESTION = "A farm packs 24 crates with 6 melons each, and 15 loose ones. How many melons are there?"
+STRAIGHT = program("boxes_per_week = 24 * 6", "result = boxes_per_week + 15", "return result")
+WAYS = [(style, long) for style in STYLES for long in (False, True) if not (long and style == "program")]
+every_row = pytest.mark.parametrize(
+    ("name", "style", "long"), [(name, *way) for name in PROGRAMS for way in WAYS], ids=str
+)
 
 
-def convert(body: str, question: str = QUESTION, **keys) -> Row | Refusal:
-    return convert_program(question, source(body), **keys)
+def convert(question: str, *lines: str, **keys) -> Row | Refusal:
+    return Converter(ConversionSettings(**keys))(question, program(*lines))
 
 
-def judged(body: str, question: str = QUESTION, **keys) -> Row | Refusal:
-    return Converter(ConversionSettings(**keys))(question, source(body))
+def gate(question: str, *lines: str, **keys) -> tuple[str, str] | str:
+    """Where a program is stopped and why, or the answer of its row."""
+    outcome = convert(question, *lines, **keys)
+    return (outcome.gate, outcome.reason) if isinstance(outcome, Refusal) else outcome.answer
 
 
-def value_of(expression: str) -> Fraction:
-    """Evaluate sums, products and parentheses by recursive descent, exactly."""
-    tokens = re.findall(r"\d+(?:\.\d+)?|[-+*/()]", expression)
-    assert "".join(tokens) == expression.replace(" ", "")
-
-    def operand() -> Fraction:
-        token = tokens.pop(0)
-        if token == "(":
-            value = total()
-            assert tokens.pop(0) == ")"
-            return value
-        return -operand() if token == "-" else Fraction(token)
-
-    def term() -> Fraction:
-        value = operand()
-        while tokens and tokens[0] in "*/":
-            value = value * operand() if tokens.pop(0) == "*" else value / operand()
-        return value
-
-    def total() -> Fraction:
-        value = term()
-        while tokens and tokens[0] in "+-":
-            value = value + term() if tokens.pop(0) == "+" else value - term()
-        return value
-
-    value = total()
-    assert not tokens
-    return value
-
-
-def assert_true(step: str) -> None:
-    left, right = step.rsplit(" = ", 1)
-    decimals = len(right.partition(".")[2])
-    rounding = Fraction(1, 2 * 10**decimals) if decimals and "/" in left else 0
-    assert abs(value_of(left) - Fraction(right)) <= rounding, step
+# Each program, in each style.
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_program_becomes_the_lines_that_a_person_would_write(name):
-    body, text = PROGRAMS[name]
-    assert convert(body).text == text
+    assert convert_program(QUESTION, CODES[name]).text == PROGRAMS[name][1]
 
 
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_every_step_is_true_and_the_answer_is_the_programs(name, style):
-    row = convert(PROGRAMS[name][0], style=style, long_multiplication=style != "program")
-    for step in row.steps:
-        assert_true(step)
-    returned = run_program(source(PROGRAMS[name][0])).value
-    assert float(row.answer) == pytest.approx(float(returned), abs=0.005)
-    assert row.text.split("\n")[-1] == f"#### {row.answer}"
+@every_row
+def test_answer_is_the_result_of_python(name, style, long):
+    row = convert_program(QUESTION, CODES[name], style, long)
+    expected = result_in_python(CODES[name])
+    _, _, decimals = row.answer.partition(".")
+    assert abs(Fraction(row.answer) - Fraction(expected)) <= (Fraction(1, 2 * 10 ** len(decimals)) if decimals else 0)
+    assert row.text.splitlines()[-1] == f"#### {row.answer}"
+    assert read_answer(row.text).strict == float(row.answer)
 
 
-@pytest.mark.parametrize("index", range(150))
+@every_row
+def test_both_arms_say_the_same_true_equations(name, style, long):
+    row = convert_program(QUESTION, CODES[name], style, long)
+    injected = inject(row.text)
+    assert read_answer(row.text) == read_answer(injected)
+    assert find_equations(row.text) == find_equations(injected)
+    if style != "program":
+        for text in (row.text, render(injected)):
+            found = list(equations(text))
+            assert len(found) == len(row.steps)
+            assert all(abs(value - stated) <= rounding for _, value, stated, rounding in found)
+
+
+@every_row
+def test_listed_facts_are_those_that_injection_makes(name, style, long):
+    row = convert_program(QUESTION, CODES[name], style, long)
+    counts = count_facts(row.text)
+    expected = {f"{fact.a}*{fact.b}": int(count) for fact, count in zip(FACTS, counts, strict=True) if count}
+    assert Counter(row.facts) == expected
+
+
+@pytest.mark.parametrize("index", range(100))
 def test_synthetic_problems_are_true_in_both_arms(index):
     question, code = synthetic_row(7, index)
     row = convert_program(question, code, long_multiplication=True)
-    for step in row.steps:
-        assert_true(step)
+    for text in (row.text, render(inject(row.text))):
+        assert all(abs(value - stated) <= rounding for _, value, stated, rounding in equations(text))
+        assert len(list(equations(text))) == len(row.steps)
     assert read_answer(row.text).strict == read_answer(inject(row.text)).strict == run_program(code).value
-    rendered = find_equations(render(inject(row.text)))
-    assert [one.text for one in rendered] == [one.text for one in find_equations(row.text)]
-    assert all(one.is_true for one in rendered)
     assert len(row.facts) == count_facts(row.text).sum()
 
 
-def test_long_multiplication_writes_each_partial_product_as_a_fact():
-    row = convert("return 135 * 28", long_multiplication=True)
-    assert row.facts == ["5*8", "3*8", "1*8", "2*5", "2*3", "1*2"]
-    assert convert("return 135 * 28").facts == []
+def test_long_multiplication_makes_facts():
+    plain, long = (convert_program(QUESTION, STRAIGHT, "labelled", each) for each in (False, True))
+    assert plain.facts == []
+    assert long.facts == ["4*6", "2*6"]
+    assert plain.answer == long.answer
 
 
-def test_style_program_keeps_the_code_without_its_docstring_and_answers_as_a_comment():
-    row = convert("pencils = 24 * 6  # all of them\nreturn pencils", style="program")
-    assert row.text == (
-        "def simple_math_problem() -> int:\n    pencils = 24 * 6  # all of them\n    return pencils\n#### 144"
+def test_row_of_each_style():
+    texts = {style: convert_program(QUESTION, STRAIGHT, style).text for style in STYLES}
+    assert texts["equations"] == "24 * 6 = 144\n144 + 15 = 159\n#### 159"
+    assert texts["labelled"] == "boxes per week = 24 * 6 = 144\n144 + 15 = 159\n#### 159"
+    assert texts["prose"] == "So the boxes per week is 24 * 6 = 144.\n144 + 15 = 159.\n#### 159"
+    assert texts["program"] == (
+        "import math\n\ndef simple_math_problem() -> float:\n    boxes_per_week = 24 * 6\n"
+        "    result = boxes_per_week + 15\n    return result\n#### 159"
     )
-    assert run_program(row.text).value == 144
 
 
-def test_prose_says_the_same_equations_whatever_the_row_number():
-    body = PROGRAMS["percent"][0]
-    row = convert(body, style="prose")
-    assert row.steps == convert(body).steps
-    assert row == convert(body, style="prose")
-    assert len({convert(body, style="prose", seed=seed).text for seed in range(20)}) > 1
+def test_row_as_json_has_what_a_shard_needs():
+    row = convert_program(QUESTION, STRAIGHT)
+    assert json.loads(json.dumps(row.to_json())) == {
+        "question": QUESTION,
+        "text": "boxes per week = 24 * 6 = 144\n144 + 15 = 159\n#### 159",
+        "answer": "159",
+        "style": "labelled",
+        "steps": ["24 * 6 = 144", "144 + 15 = 159"],
+        "facts": [],
+    }
 
 
-@pytest.mark.parametrize("name", ["half_of_x", "plus_two", "MUL_6_9_54", "user", "answer_is", "percent_of", "times_3"])
-def test_name_that_disturbs_the_reading_never_makes_a_false_row(name):
-    row = convert(f"{name} = 24 / 3 + 2\nreturn {name} * 2")
-    assert isinstance(row, Row)
-    assert row.steps == ["24 / 3 = 8", "8 + 2 = 10", "10 * 2 = 20"]
-    assert [one.is_true for one in find_equations(row.text)] == [True] * 3
+def test_seed_chooses_the_sentences_of_prose():
+    assert len({convert_program(QUESTION, STRAIGHT, "prose", seed=seed).text for seed in range(20)}) > 4
+    assert len({convert_program(QUESTION, STRAIGHT, "labelled", seed=seed).text for seed in range(20)}) == 1
+
+
+def test_rows_do_not_depend_on_their_order():
+    names = list(CODES)
+    for style, long in WAYS:
+        there = {name: convert_program(QUESTION, CODES[name], style, long) for name in names}
+        random.Random(1).shuffle(names)
+        assert there == {name: convert_program(QUESTION, CODES[name], style, long) for name in names}
+
+
+def test_several_rows_are_converted_in_their_order():
+    rows = [(QUESTION, STRAIGHT), (QUESTION, "1 +"), (QUESTION, STRAIGHT)]
+    outcomes = list(Converter(ConversionSettings()).convert_all(rows))
+    assert [type(outcome) for outcome in outcomes] == [Row, Refusal, Row]
+
+
+# The program as the text.
 
 
 @pytest.mark.parametrize(
-    "body, gate, reason",
+    ("code", "text"),
     [
-        ("return 24 *", "parse", "syntax"),
-        ("return open('x')", "subset", "call: open"),
-        ("return [1]", "subset", "result: list"),
-        ("return 24 > 6", "subset", "result: bool"),
-        ("return 24 / 0", "subset", "ZeroDivisionError"),
-        ("return 2 ** 0.3", "subset", "fractional power"),
-        ("import math\nreturn math.sqrt(24)", "subset", "irrational root"),
-        ("return int(0.29 * 100)", "evaluations_disagree", "trunc"),
-        ("return 6 if 0.1 + 0.2 == 0.3 else 24", "evaluations_disagree", "comparison"),
-        ("return 24 / 7", "result", "decimals"),
-        ("return 6 - 24", "result", "negative"),
-        ("return 24 * 10 ** 9", "result", "large"),
-        ("return 24", "result", "no operation"),
-        ("total = 24\nfor i in range(13):\n    total += 6\nreturn total", "result", "many operations"),
-        ("return 24 * 17", "literals", "unknown number"),
+        ("def f():\n    '''doc'''\n    return 6 * 9\n\nprint(f())\n", "def f():\n    return 6 * 9"),
+        ("def f(): return 6 * 9", "def f(): return 6 * 9"),
+        ("def f(): 'doc'; return 6 * 9", "def f(): 'doc'; return 6 * 9"),
+        ("def f():\n    'doc'; a = 6\n    return a * 9", "def f():\n    'doc'; a = 6\n    return a * 9"),
+        ("def f():\r\n    '''doc\r\n    '''  \r\n    return 6 * 9  \r\n", "def f():\n    return 6 * 9"),
+        ("def f():\n    return 6 * 9  # 6 * 9 = 54", "def f():\n    return 6 * 9  # 6 * 9 = 54"),
     ],
 )
-def test_gates_say_why_a_row_is_not_kept(body, gate, reason):
-    assert judged(body) == Refusal(gate, reason)
-    assert gate in GATES
+def test_program_is_its_own_text_without_the_question(code, text):
+    assert convert_program(QUESTION, code, "program").text == f"{text}\n#### 54"
+
+
+def test_program_as_text_still_runs():
+    row = convert_program(QUESTION, STRAIGHT, "program")
+    assert run_program(row.text).value == 159
 
 
 @pytest.mark.parametrize(
-    "question, reason", [("24 * 6?", "short"), ("Ada has 24 boxes with 6 pencils.", "asks nothing")]
+    ("comment", "reason"),
+    [
+        ("# 30 / 4 = 7", "false comment"),
+        ("# 2 + 2 == 5", "false comment"),
+        ("#### 12", "answer misread"),
+        ("# text <|endoftext|>", "answer misread"),
+    ],
 )
-def test_question_has_to_ask(question, reason):
-    assert judged("return 24 * 6", question) == Refusal("question", reason)
+def test_comment_that_would_be_misread_is_no_text(comment, reason):
+    code = f"def f():\n    {comment}\n    return 6 * 9"
+    assert convert_program(QUESTION, code, "program") == Refusal("equations", reason)
+    assert convert_program(QUESTION, code).answer == "54"
+
+
+# Names that could break a reader.
+
+NAMES = (
+    *("half_of_x", "num_", "plus_two", "a1", "day2", "MUL_6_9_54", "percent_of", "user", "User", "Question", "answer"),
+    *("answer_is", "the_answer_is_7", "minus_5", "times_3", "area_6_x_9", "a_6_x", "s_9", "double", "of", "e5", "_a"),
+    *("sum_of_3", "over_4", "mod_7", "million", "x_2", "sqrt", "log", "final_answer", "A", "ten_percent_of_5", "k9"),
+)
+
+
+@pytest.mark.parametrize("style", ["labelled", "prose", "program"])
+@pytest.mark.parametrize("name", NAMES)
+def test_name_changes_no_equation(name, style):
+    code = program(f"{name} = 6 * 9", f"{name}_b = {name} / 4", "c = 3 * 8", f"return {name}_b + c")
+    row = convert_program(QUESTION, code, style, long_multiplication=style != "program")
+    assert row.answer == "37.5"
+    assert row.steps[0] == "6 * 9 = 54"
+    assert read_answer(row.text) == read_answer(inject(row.text))
+    if style != "program":
+        assert [stated for _, _, stated, _ in equations(render(inject(row.text)))] == [54, 13.5, 24, 37.5]
+        assert Counter(row.facts) == {"6*9": 1, "3*8": 1}
+
+
+def test_text_in_a_program_reaches_no_text():
+    code = program("unit = '#### 7\\nUser: <|endoftext|> 2 + 2 = 5'", "return 6 * 9")
+    assert convert_program(QUESTION, code).text == "6 * 9 = 54\n#### 54"
+
+
+# The gates.
+
+BOXES = "There are 24 boxes with 6 melons each. How many melons are there in them?"
 
 
 @pytest.mark.parametrize(
-    "told", ["24", "twenty-four", "a dozen and 24", "1,024 and 24", "24%", "$24.00", "76% less", "24-day"]
+    ("code", "stopped"),
+    [
+        ("", ("subset", "no function")),
+        ("def f(:", ("parse", "syntax")),
+        ("def f():\nreturn 1", ("parse", "syntax")),
+        ("import os\ndef f():\n    return 6 * 9", ("subset", "import os")),
+        (program("return open('x')"), ("subset", "call: open")),
+        (program("return 1 / 0"), ("subset", "ZeroDivisionError")),
+        (program("return missing"), ("subset", "NameError")),
+        (program("return [1][3]"), ("subset", "IndexError")),
+        (program("return 'a' + 1"), ("subset", "TypeError")),
+        (program("return math.sqrt(-4)"), ("subset", "ValueError")),
+        (program("assert 1 > 2", "return 3"), ("subset", "AssertionError")),
+        (program("return 10 ** 400"), ("subset", "large number")),
+        (program("while True:", "    x = 1"), ("subset", "iterations")),
+        (program("return math.sqrt(2)"), ("subset", "irrational root")),
+        (program("return '54'"), ("subset", "result: str")),
+        (program("return 6, 9"), ("subset", "result: tuple")),
+        (program("return 6 > 9"), ("subset", "result: bool")),
+        (program("x = 6 * 9"), ("subset", "result: NoneType")),
+        (program("return int(0.29 * 100)"), ("evaluations_disagree", "trunc")),
+        (program("return 5 if 0.1 + 0.2 == 0.3 else 6"), ("evaluations_disagree", "comparison")),
+        (program("return round(1000 * 1.05 ** 3, 2)"), ("evaluations_disagree", "round")),
+        (program("return 1 // 0.1"), ("evaluations_disagree", "floor")),
+        (program("return 24 * 10 ** 8"), ("result", "large")),
+        (program("return 24 / 7"), ("result", "decimals")),
+        (program("return 24 / 1000"), ("result", "decimals")),
+        (program("return 6 - 24"), ("result", "negative")),
+        (program("return 24"), ("result", "no operation")),
+        (program("total = 6", "for i in range(20):", "    total += 6", "return total"), ("result", "many operations")),
+        (program("return 24 * 17"), ("literals", "unknown number")),
+        (program("part = 1 / 3", *["part = part * 7"] * 8, "return round(part)"), ("equations", "many parentheses")),
+    ],
 )
-def test_number_may_be_told_in_other_ways(told):
-    assert isinstance(judged("return 24 * 6", f"With {told} and 6, how many pencils are there?"), Row)
-
-
-def test_negative_result_is_kept_where_the_question_speaks_of_debt():
-    assert judged("return 6 - 24", "Ben has 6 dollars and pays 24. How much does he owe?").answer == "-18"
+def test_gate_stops_what_it_is_for(code, stopped):
+    outcome = Converter(ConversionSettings())(BOXES, code)
+    assert (outcome.gate, outcome.reason) == stopped
 
 
 @pytest.mark.parametrize(
-    "keys", [{"style": "haiku"}, {"style": "program", "long_multiplication": True}, {"max_operations": 0}]
+    ("question", "reason"),
+    [
+        ("", "short"),
+        ("   What is 24 * 6?   ", "short"),
+        ("There are 24 boxes with 6 melons each, and that is that.", "asks nothing"),
+        ("How many melons are in 24 boxes of 6? \ud800", "surrogate"),
+    ],
 )
-def test_settings_that_make_no_sense_are_refused(keys):
-    with pytest.raises(ValueError, match=r"choose|at least one"):
+def test_question_must_be_one(question, reason):
+    code = ["return 24 * 6"] if "24 *" not in question and question else ["return 12 * 6"]
+    assert gate(question, *code) == ("question", reason)
+
+
+def test_every_gate_is_one_of_the_listed():
+    assert set(GATES) == {"parse", "subset", "evaluations_disagree", "result", "literals", "question", "equations"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "question", "lines"),
+    [
+        ("evaluations_disagree", "result", BOXES, ["return int(0.29 * 100) - 99"]),
+        ("result", "literals", BOXES, ["return 17 - 99"]),
+        ("literals", "question", "Short?", ["return 17 * 99"]),
+        ("question", "equations", "Short?", ["part = 1 / 3", *["part = part * 7"] * 8, "return round(part)"]),
+    ],
+)
+def test_gates_are_tried_in_their_order(first, second, question, lines):
+    assert GATES.index(first) < GATES.index(second)
+    assert gate(question, *lines)[0] == first
+
+
+def test_conversion_of_a_program_alone_asks_no_gate_of_the_row():
+    assert convert_program("", program("return 17 - 99")).answer == "-82"
+
+
+def test_most_operations_are_a_setting():
+    lines = ["total = 6", "for i in range(12):", "    total += 6", "return total"]
+    assert gate(BOXES, *lines) == "78"
+    assert gate(BOXES, *lines, max_operations=11) == ("result", "many operations")
+
+
+@pytest.mark.parametrize(
+    ("told", "number"),
+    [
+        ("$1,200", "1200"),
+        ("15% off", "85"),
+        ("a 15% tip", "115"),
+        ("15%", "15"),
+        ("$0.45", "45"),
+        ("$3.50", "350"),
+        ("twenty-five", "25"),
+        ("three hundred", "300"),
+        ("one hundred and twenty", "120"),
+        ("1.5 million", "1_500_000"),
+        ("2.5k", "2500"),
+        ("the 20th", "20"),
+        ("30-day", "30"),
+        ("18/20 points", "20"),
+        ("his fourteenth", "14"),
+        ("two weeks", "14"),
+        ("5 dozen", "60"),
+        ("6 feet", "72"),
+        ("3 hours", "180"),
+        ("3 years", "36"),
+        ("9:30 pm", "21"),
+        ("6 p.m.", "18"),
+        ("a pound", "16"),
+        ("in Fahrenheit", "32"),
+        ("-165", "165"),
+        ("a year", "365"),
+        ("half", "50"),
+        ("nothing", "12"),
+        ("nothing", "2.54"),
+    ],
+)
+def test_number_that_is_told_or_known_may_be_calculated_with(told, number):
+    assert gate(f"There is {told}. How much is three times as much?", f"return {number} * 3") == str(
+        Fraction(number.replace("_", "")) * 3 if "." not in number else 7.62
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "number"),
+    [
+        ("15%", "86"),
+        ("6 am", "18"),
+        ("a team of six", "18"),
+        ("two days", "14"),
+        ("2.5", "2500"),
+        ("$0.45", "46"),
+        ("nothing", "13"),
+        ("nothing", "12.5"),
+        ("someone", "17"),
+        ("thirty", "33"),
+    ],
+)
+def test_number_from_nowhere_may_not(told, number):
+    outcome = gate(f"There is {told}. How much is three times as much?", f"return {number} * 3")
+    assert outcome == ("literals", "unknown number")
+
+
+def test_number_from_nowhere_that_the_result_needs_not_does_no_harm():
+    assert gate(BOXES, "unused = 777 * 2", "return 24 * 6") == "144"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Tom has $6 and spends $24. How much does he owe?",
+        "Tom has $6 and $24 of debt. How much is that in all?",
+        "It is 6 degrees and falls by 24. How far below zero is it?",
+        "He bought it for $24 and sold it for $6. What is the profit or loss?",
+        "It was -24 degrees and is 6 degrees warmer now. How cold is it?",
+    ],
+)
+def test_negative_result_is_kept_where_the_question_expects_one(question):
+    assert gate(question, "return 6 - 24") == "-18"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Tom has $6 and spends $24. How much change does he get?",
+        "Tom lost 24 of his 6 marbles. How many has he left?",
+        "What is the difference of 6 and 24 apples, or pears?",
+        "On day 6 of a 6-24 score, how many points are left?",
+    ],
+)
+def test_negative_result_is_dropped_where_it_makes_no_sense(question):
+    assert gate(question, "return 6 - 24") == ("result", "negative")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["How far is it?", "Calculate the total.", "Find the sum.", "Determine it.", "She wants to know what it costs."],
+)
+def test_question_may_ask_without_a_question_mark(asked):
+    assert gate(f"There are 24 boxes with 6 melons each. {asked}", "return 24 * 6") == "144"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"style": "poem"}, "style is 'poem'"),
+        ({"style": "program", "long_multiplication": True}, "long_multiplication"),
+        ({"max_operations": 0}, "max_operations is 0"),
+    ],
+)
+def test_impossible_settings_are_refused(keys, message):
+    with pytest.raises(ValueError, match=message):
         ConversionSettings(**keys)
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.text(max_size=60), st.text(max_size=200))
-def test_no_strings_make_it_raise(question, code):
-    for text in (code, source(code), f"def f():\n    return 3\n{code}"):
-        assert isinstance(convert_program(question, text), (Row, Refusal))
-        assert isinstance(Converter(ConversionSettings())(question, text), (Row, Refusal))
+# Whatever the strings.
+
+PIECES = (
+    *("\ud800", "\0", "\n", "\r", "\t", "\f", "\u2028", "####", "\nUser:", "<|endoftext|>", "(", "[", "{", "'", '"'),
+    *('"""', "#", "\\", "9" * 50, "9" * 5000, "-" * 300, "(" * 100, "∞", "٣", "=", "==", "**", "//", "%", "1e999"),
+    *(
+        "1j",
+        "None",
+        ":",
+        "    ",
+        ";",
+        "x",
+        "for i in range(3):\n        ",
+        "while 1: ",
+        "if 1: ",
+        "1/0",
+        "-5",
+        "$1,200",
+    ),
+    *(
+        "<MUL_6_9_54>",
+        "one hundred",
+        "million",
+        "k",
+        "half a",
+        "?",
+        "how many",
+        "return",
+        "def f():\n    return 2*3\n",
+    ),
+)
 
 
-@pytest.mark.parametrize("text", ["\ud800", "\0", "x" * 10**6, "(" * 10**4, "- " * 10**4 + "1"])
+def spoiled(text: str, draw: random.Random) -> str:
+    for _ in range(draw.randint(0, 4)):
+        at = draw.randint(0, len(text))
+        text = text[:at] + draw.choice(PIECES) + text[at + draw.randint(0, 6) :]
+    return text
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.randoms(use_true_random=False))
+@example(random.Random(3))
+def test_any_strings_give_a_row_or_a_refusal(draw):
+    code = (
+        "".join(draw.choices(PIECES, k=9)) if draw.random() < 0.2 else spoiled(draw.choice(list(CODES.values())), draw)
+    )
+    question = spoiled(BOXES, draw)
+    style, long = draw.choice(WAYS)
+    for outcome in (
+        Converter(ConversionSettings(style, long))(question, code),
+        convert_program(question, code, style, long),
+    ):
+        if isinstance(outcome, Refusal):
+            assert outcome.gate in GATES and outcome.reason
+        else:
+            assert json.dumps(outcome.to_json(), ensure_ascii=False).encode("utf-8")
+            assert read_answer(outcome.text).strict == float(outcome.answer)
+            assert style == "program" or all(one.is_true for one in find_equations(outcome.text))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\0", "x" * 10**6, "(" * 10**4, "- " * 10**4 + "1", ""])
 def test_hostile_strings_are_refused(text):
-    assert isinstance(convert_program(text, text), Refusal)
-    assert isinstance(convert_program(text, source(f"return {text}")), Refusal)
+    for code in (text, source(f"return {text}")):
+        assert isinstance(convert_program(text, code), Refusal)
+        assert isinstance(Converter(ConversionSettings())(text, code), Refusal)
+
+
+NUMBERS = st.sampled_from(["0", "1", "2", "3", "7", "12", "24", "365", "0.5", "0.15", "2.5", "19.99", "-4", "1000"])
+
+
+def expressions(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    signs = st.sampled_from(["+", "-", "*", "/", "//", "%"])
+    calls = st.sampled_from(["int", "round", "abs", "math.ceil", "-"])
+    return st.one_of(
+        st.tuples(inner, signs, inner).map(lambda parts: f"({' '.join(parts)})"),
+        st.tuples(calls, inner).map(lambda parts: f"{parts[0]}({parts[1]})"),
+        st.tuples(inner, inner).map(lambda parts: f"max({parts[0]}, {parts[1]})"),
+    )
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.recursive(NUMBERS, expressions, max_leaves=8), st.sampled_from(WAYS))
+def test_row_of_any_expression_is_true_and_answers_as_python_does(expression, way):
+    code = program(f"total = {expression}", "return total")
+    row = convert_program(QUESTION, code, *way)
+    if isinstance(row, Refusal):
+        return
+    expected = Fraction(result_in_python(code))
+    _, _, decimals = row.answer.partition(".")
+    rounding = Fraction(1, 2 * 10 ** len(decimals)) if decimals else Fraction(0)
+    assert abs(Fraction(row.answer) - expected) <= rounding + Fraction(1, 10**9) * max(1, abs(expected))
+    if way[0] != "program":
+        text = re.sub("####.*", "", render(inject(row.text)))
+        found = list(equations(text))
+        assert len(found) == len(row.steps)
+        assert all(abs(value - stated) <= rounding for _, value, stated, rounding in found)

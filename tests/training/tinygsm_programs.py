@@ -1,4 +1,16 @@
-"""Small programs in TinyGSM's template, by what they show, with the lines that they become."""
+"""Small programs in TinyGSM's template, by what they show, with the lines that they become.
+
+And a reader of equations that shares nothing with the one under test.
+"""
+
+import ast
+import operator
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+
+_SIGNS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+_EQUATION = re.compile(r"(?<![\w.])([(\d-][-+*/()\d. ]*?[-+*/][-+*/()\d. ]*?) ?= ?(-?\d+(?:\.\d+)?)")
 
 # name: (lines of the body, lines of the answer as labelled equations)
 PROGRAMS: dict[str, tuple[str, str]] = {
@@ -70,6 +82,44 @@ PROGRAMS: dict[str, tuple[str, str]] = {
         "size: the greatest common divisor of 12 and 18 is 6\n6 * 2 = 12\n#### 12",
     ),
     "camel case": ("numBoxesPerDay = 4 + 3\nreturn numBoxesPerDay", "boxes per day = 4 + 3 = 7\n#### 7"),
+    "rounded up by signs": (
+        "boxes = 50 * 2\nreturn -(-boxes // 8)",
+        "boxes = 50 * 2 = 100\n100 / 8 = 12.5, rounded up to 13\n#### 13",
+    ),
+    "rounded down twice": (
+        "days = 365 // 7\nreturn int(days / 3)",
+        "days = 365 / 7 = 52.14, rounded down to 52\n52 / 3 = 17.33, rounded down to 17\n#### 17",
+    ),
+    "rounded money": (
+        "return round(19.99 * 3 * 1.07, 2)",
+        "19.99 * 3 = 59.97\n59.97 * 1.07 = 64.1679, rounded to 64.17\n#### 64.17",
+    ),
+    "quotient and remainder": (
+        "quotient, rest = divmod(100, 7)\nreturn quotient + rest",
+        "quotient = 100 / 7 = 14.29, rounded down to 14\n14 * 7 = 98\nrest = 100 - 98 = 2\n14 + 2 = 16\n#### 16",
+    ),
+    "negative between": (
+        "left = 5 - 12\nowed = left * 3\nreturn 100 + owed",
+        "left = 5 - 12 = -7\nowed = (-7) * 3 = -21\n100 - 21 = 79\n#### 79",
+    ),
+    "augmented": (
+        "total = 0\ntotal += 12 * 4\ntotal -= 8\ntotal /= 5\nreturn total",
+        "total = 12 * 4 = 48\ntotal = 48 - 8 = 40\ntotal = 40 / 5 = 8\n#### 8",
+    ),
+    "half power": (
+        "side = 2.25 ** 0.5\nreturn side * 4",
+        "side: the square root of 2.25 is 1.5\n1.5 * 4 = 6\n#### 6",
+    ),
+    "whole root": (
+        "import math\nside = math.isqrt(169)\nreturn side * 4",
+        "side: the square root of 169 is 13\n13 * 4 = 52\n#### 52",
+    ),
+    "combinations": (
+        "import math\nreturn math.comb(5, 2) + math.perm(6, 2)",
+        "5 * 4 = 20\n20 / 2 = 10\n6 * 5 = 30\n10 + 30 = 40\n#### 40",
+    ),
+    "nothing left": ("return 7 * 8 - 56", "7 * 8 = 56\n56 - 56 = 0\n#### 0"),
+    "small": ("return 0.0004 / 3 * 2", "(0.0004 / 3) * 2 = 0.000267\n#### 0.000267"),
 }
 
 
@@ -77,3 +127,35 @@ def source(body: str) -> str:
     """Return the program of a body."""
     lines = "".join(f"    {line}\n" for line in body.split("\n"))
     return f'def simple_math_problem() -> int:\n    """\n    A question?\n    """\n{lines}'
+
+
+def program(*lines: str) -> str:
+    """Return the program of some lines, which may use `math`."""
+    return source("\n".join(("import math", *lines)))
+
+
+def result_in_python(code: str) -> int | float:
+    """What CPython says; only for the programs below, which are ours."""
+    names: dict = {}
+    exec(code, names)
+    return names["simple_math_problem"]()
+
+
+def equations(text: str) -> Iterator[tuple[str, Fraction, Fraction, Fraction]]:
+    """Yield each equation, the value of its expression, the number that it states, and how far that may be rounded."""
+    for line in text.split("\n"):
+        for match in _EQUATION.finditer(line):
+            _, _, decimals = match[2].partition(".")
+            rounding = Fraction(1, 2 * 10 ** len(decimals)) if decimals and "/" in match[1] else Fraction(0)
+            yield match[0], _value(match[1]), Fraction(match[2]), rounding
+
+
+def _value(expression: str) -> Fraction:
+    def value(node: ast.AST) -> Fraction:
+        if isinstance(node, ast.Constant):
+            return Fraction(ast.get_source_segment(expression, node))
+        if isinstance(node, ast.UnaryOp):
+            return -value(node.operand)
+        return _SIGNS[type(node.op)](value(node.left), value(node.right))
+
+    return value(ast.parse(expression, mode="eval").body)

@@ -166,9 +166,8 @@ class TracingInterpreter(Interpreter):
             return self._calculate(kind, a, b)
         if kind is ast.Pow:
             return self._power(a, b)
-        if kind is ast.FloorDiv:
-            return self._round_quotient(a, b, a.value // b.value)
-        return self._remainder(a, b, a.value % b.value)
+        times = self._round_quotient(a, b)
+        return times if kind is ast.FloorDiv else self._remainder(a, b, times)
 
     def call(self, name: str, function: Callable, values: list[Any], keywords: dict[str, Any]) -> Any:
         if name in _IRRATIONAL:
@@ -177,6 +176,13 @@ class TracingInterpreter(Interpreter):
             return traced(self, *values, **keywords)
         numbers = [self.plain(value) if type(value) is Quantity else value for value in values]
         return function(*numbers, **{key: self.plain(value) for key, value in keywords.items()})
+
+    def _method(self, node: ast.Call, function: ast.Attribute) -> Any:
+        if function.attr == "is_integer":
+            number = self.evaluate(function.value)
+            if type(number) is Quantity and float(number.value).is_integer() != (number.exact.denominator == 1):
+                raise Disagreement("whole number")
+        return super()._method(node, function)
 
     # Arithmetic.
 
@@ -215,7 +221,7 @@ class TracingInterpreter(Interpreter):
             result = self._calculate(ast.Sub, *others, first)
         elif operation.kind == "/" and first.exact < 0:
             result = self._calculate(ast.Div, self._negative(first), *others)
-        elif operation.kind in ("floor", "ceil"):
+        elif operation.kind in ("floor", "ceil") and number.exact < 0:
             kind = "ceil" if operation.kind == "floor" else "floor"
             result = self._rounded(kind, self._negative(first), -number.exact, value)
         else:
@@ -237,16 +243,17 @@ class TracingInterpreter(Interpreter):
             result = self._calculate(ast.Div, Quantity(1, 1), result)
         return Quantity(value, result.exact, result.operation)
 
-    def _round_quotient(self, a: Quantity, b: Quantity, value: int | float) -> Quantity:
+    def _round_quotient(self, a: Quantity, b: Quantity) -> Quantity:
         quotient = self._calculate(ast.Div, a, b)
-        return self._rounded("floor", quotient, math.floor(quotient.exact), value)
+        return self._rounded("floor", quotient, math.floor(quotient.exact), a.value // b.value)
 
-    def _remainder(self, a: Quantity, b: Quantity, value: int | float) -> Quantity:
-        times = self._round_quotient(a, b, a.value // b.value)
+    def _remainder(self, a: Quantity, b: Quantity, times: Quantity) -> Quantity:
+        """Return what is left of `a` when `b` goes into it so many whole times."""
+        value = a.value % b.value
         if times.exact == 0:
-            return a
+            return Quantity(value, a.exact, a.operation)
         rest = self._calculate(ast.Sub, a, self._calculate(ast.Mult, times, b))
-        if abs(rest.exact - value) > TOLERANCE * max(1, abs(b.exact)):
+        if abs(rest.exact - value) > TOLERANCE * max(1, abs(rest.exact)):
             raise Disagreement("remainder")
         return Quantity(value, rest.exact, rest.operation)
 
@@ -383,8 +390,10 @@ class TracingInterpreter(Interpreter):
         if not 0 <= taken <= whole:
             raise Unwritable("combinations")
         taken = min(taken, whole - taken)
-        ordered = self._falling(n, taken)
-        return self._calculate(ast.Div, ordered, self._factorial(taken)) if taken > 1 else ordered
+        result = self._falling(n, taken)
+        if taken > 1:
+            result = self._calculate(ast.Div, result, self._factorial(taken))
+        return Quantity(int(result.exact), result.exact, result.operation)
 
     def _any(self, values: Any) -> bool:
         return any(self.truth(value) for value in items_of(values))
@@ -393,7 +402,9 @@ class TracingInterpreter(Interpreter):
         return all(self.truth(value) for value in items_of(values))
 
     def _divmod(self, a: Any, b: Any) -> tuple:
-        return self.binary(ast.FloorDiv, a, b), self.binary(ast.Mod, a, b)
+        a, b = self._number(a), self._number(b)
+        times = self._round_quotient(a, b)
+        return times, self._remainder(a, b, times)
 
 
 _TRACED: dict[str, Callable] = {

@@ -127,6 +127,7 @@ class _Writer:
         self.operations = operations_behind(result)
         self.uses = Counter(id(each.operation) for one in self.operations for each in one.operands)
         self.steps: list[Step] = []
+        self.said: set[str] = set()
         self.merged: set[int] = set()  # operations whose line says more than their own result
         for index, operation in enumerate(self.operations):
             following = self.operations[index + 1] if index + 1 < len(self.operations) else None
@@ -183,7 +184,7 @@ class _Writer:
         else:
             # Two decimals, or as many as show three digits of a small number.
             size = math.floor(math.log10(abs(result.exact)))
-            answer = decimal_text(result.exact, max(2, 2 - size))
+            answer = _readable(decimal_text(result.exact, max(2, 2 - size)))
             if "." not in answer:
                 raise Unwritable("close to a whole number")
         self._append(operation, label_of(operation.label), answer)
@@ -198,8 +199,10 @@ class _Writer:
         self._add(Step(label, self._expression(operation), stated, remark, partial))
 
     def _add(self, step: Step) -> None:
-        if step not in self.steps:  # a loop may calculate the same again
+        # A loop may calculate the same again, and a quotient serves for its remainder too.
+        if step not in self.steps and (step.label or step.said not in self.said):
             self.steps.append(step)
+            self.said.add(step.said)
 
     def _expression(self, operation: Operation, nesting: int = 0) -> str:
         if nesting > MAX_NESTING:
@@ -235,7 +238,10 @@ def _is_short(number: Exact) -> bool:
 
 
 def _long_text(number: Exact) -> str:
-    text = decimal_text(number)
+    return _readable(decimal_text(number))
+
+
+def _readable(text: str) -> str:
     if sum(map(str.isdigit, text)) > ANSWER_DIGITS:
         raise Unwritable("long number")
     return text

@@ -44,6 +44,9 @@ STEPS_PER_LOOK_AT_THE_CLOCK = 256
 
 STATUSES = ("ok", "refused", "budget", "error")
 
+_FENCE = re.compile(r"```[A-Za-z0-9]*[^\S\n]*\n(.*?)(?:^```|\Z)", re.DOTALL | re.MULTILINE)
+_BEGINNING = re.compile(r"^(?:def[ \t]+\w+[ \t]*\(|import[ \t]+\w|from[ \t]+[\w.]+[ \t]+import\b)", re.MULTILINE)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -84,17 +87,13 @@ def run_program(source: str) -> Verdict:
 def extract_program(text: str) -> str:
     """Return the program in a reply: what stands in its first fence, or all from the first `import`, `from` or `def`.
 
-    A reply without any of these comes back as it is.
+    A sentence that begins with such a word is none of these, and a reply without any comes back as it is.
     """
     fence = _FENCE.search(text)
     if fence:
         return fence[1]
     first = _BEGINNING.search(text)
     return text[first.start() :] if first else text
-
-
-_FENCE = re.compile(r"```[A-Za-z0-9]*[^\S\n]*\n(.*?)(?:^```|\Z)", re.DOTALL | re.MULTILINE)
-_BEGINNING = re.compile(r"^(?:def[ \t]+\w+[ \t]*\(|import[ \t]+\w|from[ \t]+[\w.]+[ \t]+import\b)", re.MULTILINE)
 
 
 def _classified(error: Exception) -> tuple[str, None, str]:
@@ -147,8 +146,8 @@ _COMPARE: dict[type, Callable] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+# With the number of arguments that each takes.
 _METHODS = {
-    # With the number of arguments that each takes.
     list: {"append": {1}, "extend": {1}, "index": {1}, "count": {1}},
     dict: {"items": {0}, "keys": {0}, "values": {0}, "get": {1, 2}},
     tuple: {"index": {1}, "count": {1}},
