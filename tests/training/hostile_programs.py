@@ -85,6 +85,8 @@ PARSER = {
     "text_in_the_middle_of_nothing": "Let x be 5. Then 6 * 9 = 54.",
     "python_2": "def f():\n    print 5\n    return 1\n",
     "number_before_keyword": returns("1if 1else 2"),
+    "point_before_keyword": returns("1.if 1else 2"),
+    "point_before_a_later_keyword": returns("[1.for x in (1, 2)][0]"),
     "hexadecimal_before_keyword": returns("[0x1for x in (1, 2)][0]"),
     "imaginary": returns("1j * 1j"),
     "bytes": returns("len(b'abc')"),

@@ -107,7 +107,7 @@ def test_row_of_each_style():
     assert texts["labelled"] == "boxes per week = 24 * 6 = 144\n144 + 15 = 159\n#### 159"
     assert texts["prose"] == "So the boxes per week is 24 * 6 = 144.\n144 + 15 = 159.\n#### 159"
     assert texts["program"] == (
-        "import math\n\ndef simple_math_problem() -> float:\n    boxes_per_week = 24 * 6\n"
+        "def simple_math_problem() -> int:\n    import math\n    boxes_per_week = 24 * 6\n"
         "    result = boxes_per_week + 15\n    return result\n#### 159"
     )
 
@@ -247,6 +247,7 @@ BOXES = "There are 24 boxes with 6 melons each. How many melons are there in the
         (program("return 24 * 17"), ("literals", "unknown number")),
         (program("part = 1 / 3", *["part = part * 7"] * 8, "return round(part)"), ("equations", "many parentheses")),
     ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )
 def test_gate_stops_what_it_is_for(code, stopped):
     outcome = Converter(ConversionSettings())(BOXES, code)
@@ -412,31 +413,9 @@ def test_impossible_settings_are_refused(keys, message):
 PIECES = (
     *("\ud800", "\0", "\n", "\r", "\t", "\f", "\u2028", "####", "\nUser:", "<|endoftext|>", "(", "[", "{", "'", '"'),
     *('"""', "#", "\\", "9" * 50, "9" * 5000, "-" * 300, "(" * 100, "∞", "٣", "=", "==", "**", "//", "%", "1e999"),
-    *(
-        "1j",
-        "None",
-        ":",
-        "    ",
-        ";",
-        "x",
-        "for i in range(3):\n        ",
-        "while 1: ",
-        "if 1: ",
-        "1/0",
-        "-5",
-        "$1,200",
-    ),
-    *(
-        "<MUL_6_9_54>",
-        "one hundred",
-        "million",
-        "k",
-        "half a",
-        "?",
-        "how many",
-        "return",
-        "def f():\n    return 2*3\n",
-    ),
+    *("1j", "None", ":", "    ", ";", "x", "for i in range(3):\n        ", "while 1: ", "if 1: ", "1/0", "-5"),
+    *("<MUL_6_9_54>", "$1,200", "one hundred", "million", "k", "half a", "?", "how many", "return"),
+    "def f():\n    return 2*3\n",
 )
 
 
@@ -451,9 +430,7 @@ def spoiled(text: str, draw: random.Random) -> str:
 @given(st.randoms(use_true_random=False))
 @example(random.Random(3))
 def test_any_strings_give_a_row_or_a_refusal(draw):
-    code = (
-        "".join(draw.choices(PIECES, k=9)) if draw.random() < 0.2 else spoiled(draw.choice(list(CODES.values())), draw)
-    )
+    code = spoiled(draw.choice([*CODES.values(), "", "def f():\n    "]), draw)
     question = spoiled(BOXES, draw)
     style, long = draw.choice(WAYS)
     for outcome in (
@@ -468,8 +445,11 @@ def test_any_strings_give_a_row_or_a_refusal(draw):
             assert style == "program" or all(one.is_true for one in find_equations(outcome.text))
 
 
-@pytest.mark.parametrize("text", ["\ud800", "\0", "x" * 10**6, "(" * 10**4, "- " * 10**4 + "1", ""])
-def test_hostile_strings_are_refused(text):
+@pytest.mark.parametrize(
+    ("piece", "times"), [("\ud800", 1), ("\0", 1), ("x", 10**6), ("(", 10**4), ("- ", 10**4), ("", 1)]
+)
+def test_hostile_strings_are_refused(piece, times):
+    text = piece * times
     for code in (text, source(f"return {text}")):
         assert isinstance(convert_program(text, code), Refusal)
         assert isinstance(Converter(ConversionSettings())(text, code), Refusal)

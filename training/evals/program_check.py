@@ -129,7 +129,8 @@ _QUOTES = "|".join(
 )
 # Grammar that no allowed program has, some of which takes the parser long, or differs between releases of Python.
 _FORBIDDEN = "async|await|class|del|except|finally|global|lambda|nonlocal|raise|try|with|yield"
-_NUMBER = r"0[xXoObB][0-9a-fA-F_]+|[0-9][0-9_]*(?:[eE][+-]?[0-9]+)?"
+# Taken to its end, because the parser warns of a number that a word follows at once, as in `1.if`.
+_NUMBER = r"(?>0[xXoObB][0-9a-fA-F_]+|[0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][+-]?[0-9]+)?)"
 # What is without meaning here (names, commas, blanks) is skipped in runs; a text begins no later than its prefix.
 _TOKEN = re.compile(
     rf"(?P<deepening>\b(?:if|else|not|and|or|in|is|for)\b(?![\"']))|(?P<branch>\belif\b)"
