@@ -19,7 +19,7 @@ from typing import Any
 from training.core.console import processor_name
 from training.core.files import write_json
 from training.data.reading import jsonl_rows
-from training.data.tinygsm import STYLES, ConversionSettings, Converter, Refusal, Row, convert_program
+from training.data.tinygsm.conversion import STYLES, ConversionSettings, Converter, Refusal, Row, convert_program
 from training.evals.equations import find_equations
 from training.evals.interpreter import run_program
 

@@ -15,7 +15,7 @@ from training.core.pretrain_recipe import DataArguments, ModelArguments, Pretrai
 from training.core.recipe import parse_recipe
 from training.core.trainer import share_of_step
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
-from training.data.tinygsm_recipe import ConversionArguments
+from training.data.tinygsm.recipe import ConversionArguments
 from training.evals.eval_recipe import EvalArguments
 from training.pretrain import model_config
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from training.core.console import EXIT_CODES, stopping_in_words
 from training.core.recipe import run_program
-from training.data.tinygsm_conversion import convert
-from training.data.tinygsm_recipe import ConversionArguments
-from training.data.tinygsm_report import gate_table, write_report
+from training.data.tinygsm.recipe import ConversionArguments
+from training.data.tinygsm.report import gate_table, write_report
+from training.data.tinygsm.work import convert
 
 
 def main(args: ConversionArguments) -> int:

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from training.data.fact_drills import synthetic_row
-from training.data.tinygsm_conversion import convert
-from training.data.tinygsm_recipe import ConversionArguments
+from training.data.tinygsm.drills import synthetic_row
+from training.data.tinygsm.recipe import ConversionArguments
+from training.data.tinygsm.work import convert
 
 SMALL = {"num_shards": 2, "rows_per_piece": 40, "workers": 1, "path": "rows.jsonl"}
 

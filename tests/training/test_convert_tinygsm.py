@@ -25,8 +25,8 @@ from tests.training.small_tinygsm import (
 )
 from training import convert_tinygsm
 from training.core.recipe import parse_recipe
-from training.data import tinygsm_pieces
-from training.data.tinygsm_recipe import ConversionArguments
+from training.data.tinygsm import pieces as tinygsm_pieces
+from training.data.tinygsm.recipe import ConversionArguments
 
 BAD = [
     problem("How many pears are there?", "result = pears("),

@@ -7,9 +7,9 @@ import pytest
 
 from tokenization import count_facts
 from tokenization.mul_facts import FACTS
-from training.data.fact_drills import drill_rows, synthetic_row
 from training.data.synthetic import SyntheticDocuments
-from training.data.tinygsm import ConversionSettings, Converter, Row
+from training.data.tinygsm.conversion import ConversionSettings, Converter, Row
+from training.data.tinygsm.drills import drill_rows, synthetic_row
 
 
 def counted(rows):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import PROJECT
 
-LIBRARIES = sorted((PROJECT / "training").glob("*/*.py"))
+LIBRARIES = sorted((PROJECT / "training").glob("*/**/*.py"))
 PROGRAMS = sorted(path for path in (PROJECT / "training").glob("*.py") if path.name != "__init__.py")
 # Readers of text and programs, which the data of fine-tuning is checked with: they need neither PyTorch nor data.
 READERS = {
@@ -40,7 +40,7 @@ def test_library_imports_only_what_lies_below_it(path):
     for name in imported(path):
         if name.startswith("training."):
             layer = name.split(".")[1]
-            allowed = ALLOWED[path.parent.name]
+            allowed = ALLOWED[path.relative_to(PROJECT / "training").parts[0]]
             assert layer in allowed or name in allowed, f"{path.name} imports {name}"
         assert name.split(".")[0] not in ("tests", "benchmarks")
 

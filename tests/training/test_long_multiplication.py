@@ -6,7 +6,7 @@ import pytest
 
 from tokenization import count_facts
 from tokenization.mul_facts import FACTS
-from training.data.long_multiplication import long_multiplication
+from training.data.tinygsm.long_multiplication import long_multiplication
 from training.evals.equations import find_equations
 
 FOUR_BY_THREE = [(1234, 567), (9999, 999), (4080, 305), (1001, 101), (7000, 89), (99, 9999), (8675, 309)]

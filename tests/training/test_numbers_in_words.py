@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.numbers_in_words import decimal_text, decimals_of, numbers_in
+from training.data.tinygsm.numbers_in_words import decimal_text, decimals_of, numbers_in
 
 UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
 UNITS += "seventeen eighteen nineteen".split()

@@ -8,8 +8,8 @@ import pytest
 
 from tests.training.small_tinygsm import convert_rows, problem, refused
 from training.data import hub
-from training.data.teacher import KEY_VARIABLE, Teacher, TeacherConverter
-from training.data.tinygsm import ConversionSettings, Refusal
+from training.data.tinygsm.conversion import ConversionSettings, Refusal
+from training.data.tinygsm.teacher import KEY_VARIABLE, Teacher, TeacherConverter
 
 QUESTION = "Ada fills 6 boxes with 24 pencils each. How many pencils does she need?"
 CODE = problem(QUESTION, "pencils = 24 * 6", "result = pencils")["code"]

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from tests.training.tinygsm_programs import PROGRAMS, equations, program, result_in_python, source
 from tokenization import count_facts, inject, render
 from tokenization.mul_facts import FACTS
-from training.data.fact_drills import synthetic_row
-from training.data.tinygsm import (
+from training.data.tinygsm.conversion import (
     GATES,
     STYLES,
     ConversionSettings,
@@ -21,6 +20,7 @@ from training.data.tinygsm import (
     Row,
     convert_program,
 )
+from training.data.tinygsm.drills import synthetic_row
 from training.evals.answers import read_answer
 from training.evals.equations import find_equations
 from training.evals.interpreter import run_program

@@ -4,7 +4,7 @@ import html.parser
 import json
 
 from tests.training.small_tinygsm import convert_rows, problem, problems
-from training.data.tinygsm_report import random_rows, write_report
+from training.data.tinygsm.report import random_rows, write_report
 
 HOSTILE = 'Is <script>alert(1)</script> & "two" ```times``` 7 | 8 pears per bag, or how many pears are there?'
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.training.small_tinygsm import arguments, problems, write_rows
 from training.data import hub
-from training.data.tinygsm_rows import DrawnRows, Sample
+from training.data.tinygsm.source_rows import DrawnRows, Sample
 
 COMMIT = "0123456789" * 4
 

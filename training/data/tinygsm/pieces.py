@@ -20,11 +20,11 @@ import numpy as np
 from tokenization import CorpusEncoder
 from training.core.files import partial_path, sync_folder, write_json
 from training.data import hub
-from training.data.fact_drills import FACT_PLACES
 from training.data.records import FACT_PLACE
-from training.data.tinygsm import Refusal, Row
-from training.data.tinygsm_plan import ConversionPlan
-from training.data.tinygsm_rows import Piece
+from training.data.tinygsm.conversion import Refusal, Row
+from training.data.tinygsm.drills import FACT_PLACES
+from training.data.tinygsm.plan import ConversionPlan
+from training.data.tinygsm.source_rows import Piece
 
 UNREADABLE = "fields"  # the gate before the converter's: a row without two texts
 EXAMPLES_PER_GATE = 3

@@ -13,9 +13,9 @@ import numpy as np
 
 from tokenization.mul_facts import FACTS
 from training.core.files import write_json
-from training.data.fact_drills import FACT_PLACES, drill_rows
-from training.data.tinygsm import GATES, Row
-from training.data.tinygsm_pieces import (
+from training.data.tinygsm.conversion import GATES, Row
+from training.data.tinygsm.drills import FACT_PLACES, drill_rows
+from training.data.tinygsm.pieces import (
     EXAMPLES_PER_GATE,
     ROW_NUMBERS,
     UNREADABLE,
@@ -26,7 +26,7 @@ from training.data.tinygsm_pieces import (
     rows_path,
     whole_file,
 )
-from training.data.tinygsm_plan import MANIFEST, ConversionPlan
+from training.data.tinygsm.plan import MANIFEST, ConversionPlan
 
 FORMAT_VERSION = 1
 REPORT_DATA = "refusals.json"  # beside the manifest: some refused rows of each gate

@@ -8,8 +8,8 @@ from typing import Any
 
 from training.data.corpus_recipe import CorpusArguments
 from training.data.sources import Source
-from training.data.teacher import Teacher, TeacherConverter
-from training.data.tinygsm import ConversionSettings, Converter
+from training.data.tinygsm.conversion import ConversionSettings, Converter
+from training.data.tinygsm.teacher import Teacher, TeacherConverter
 
 SYNTHETIC = "word_problem_programs"
 OUTPUT_FORMATS = ("jsonl", "parquet")

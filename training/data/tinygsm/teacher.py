@@ -14,8 +14,8 @@ from typing import Any
 import requests
 
 from training.data import hub
-from training.data.program_trace import Quantity
-from training.data.tinygsm import ConversionSettings, Converter, Refusal, Row, row_of
+from training.data.tinygsm.conversion import ConversionSettings, Converter, Refusal, Row, row_of
+from training.data.tinygsm.program_trace import Quantity
 from training.evals.answers import read_answer
 from training.evals.equations import find_equations
 

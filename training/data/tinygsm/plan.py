@@ -11,10 +11,10 @@ from tokenization.mul_facts import FACTS
 from training.core.files import write_json
 from training.data import hub
 from training.data.decontaminate import NgramIndex
-from training.data.fact_drills import drill_rows
 from training.data.sources import Source
-from training.data.tinygsm_recipe import ConversionArguments
-from training.data.tinygsm_rows import DrawnRows, Piece, Sample, open_files
+from training.data.tinygsm.drills import drill_rows
+from training.data.tinygsm.recipe import ConversionArguments
+from training.data.tinygsm.source_rows import DrawnRows, Piece, Sample, open_files
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished"  # below output_dir: the plan and the finished pieces; gone with the manifest

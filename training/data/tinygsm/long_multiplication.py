@@ -6,7 +6,7 @@ arXiv:2307.03381).
 
 from fractions import Fraction
 
-from training.data.numbers_in_words import decimal_text, decimals_of
+from training.data.tinygsm.numbers_in_words import decimal_text, decimals_of
 
 MOST_DIGITS = (4, 3)  # of the longer and the shorter factor, zeros at their ends not counted
 

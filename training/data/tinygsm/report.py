@@ -12,8 +12,8 @@ from typing import Any
 
 from training.core.files import write_text
 from training.data.reading import jsonl_rows, parquet_groups, parquet_rows
-from training.data.tinygsm_rows import Sample
-from training.data.tinygsm_shards import REPORT_DATA
+from training.data.tinygsm.shards import REPORT_DATA
+from training.data.tinygsm.source_rows import Sample
 
 ROWS_SHOWN = 100
 _REASONS_SHOWN = 4

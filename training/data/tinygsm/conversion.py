@@ -12,8 +12,8 @@ from fractions import Fraction
 from typing import Any
 
 from tokenization.injection import find_facts
-from training.data.numbers_in_words import decimals_of, numbers_in
-from training.data.program_trace import (
+from training.data.tinygsm.numbers_in_words import decimals_of, numbers_in
+from training.data.tinygsm.program_trace import (
     Disagreement,
     Exact,
     Quantity,
@@ -22,7 +22,7 @@ from training.data.program_trace import (
     operations_behind,
     trace,
 )
-from training.data.worked_text import Worked, expected_numbers, step_lines, work_out
+from training.data.tinygsm.worked_text import Worked, expected_numbers, step_lines, work_out
 from training.evals.answers import read_answer, read_numbers
 from training.evals.equations import find_equations
 from training.evals.program_check import Program, Refused, check_program

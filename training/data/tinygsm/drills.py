@@ -11,7 +11,7 @@ import numpy as np
 
 from tokenization.mul_facts import FACTS
 from training.data.synthetic import NAMES, THINGS
-from training.data.tinygsm import ConversionSettings, Converter, Refusal, Row
+from training.data.tinygsm.conversion import ConversionSettings, Converter, Refusal, Row
 
 # Where the facts of a row, as it names them, stand in `FACTS`.
 FACT_PLACES = {f"{fact.a}*{fact.b}": place for place, fact in enumerate(FACTS)}

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from training.data.long_multiplication import long_multiplication
-from training.data.numbers_in_words import decimal_text, decimals_of
-from training.data.program_trace import Exact, Operation, Quantity, Unwritable, operations_behind
+from training.data.tinygsm.long_multiplication import long_multiplication
+from training.data.tinygsm.numbers_in_words import decimal_text, decimals_of
+from training.data.tinygsm.program_trace import Exact, Operation, Quantity, Unwritable, operations_behind
 
 STEP_DECIMALS = 6  # a step with more is written into the next one, in parentheses
 STEP_DIGITS = 15

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow.parquet
 
 from training.data import hub
-from training.data.fact_drills import synthetic_row
 from training.data.reading import parquet_groups, parquet_rows
-from training.data.tinygsm_recipe import ConversionArguments, row_files
+from training.data.tinygsm.drills import synthetic_row
+from training.data.tinygsm.recipe import ConversionArguments, row_files
 
 _ROWS_PER_MARK = 256  # a piece of a JSONL file begins at most so many lines before its first drawn row
 _MASK = 2**64 - 1

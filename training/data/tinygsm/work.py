@@ -27,11 +27,11 @@ from training.core.console import EXIT_CODES, format_duration, processor_name
 from training.core.files import alone_in
 from training.core.provenance import write_run_file
 from training.core.recipe import is_about_input
-from training.data.tinygsm_pieces import PieceConverter, read_record
-from training.data.tinygsm_plan import MANIFEST, ConversionPlan, check_request
-from training.data.tinygsm_recipe import ConversionArguments
-from training.data.tinygsm_rows import Piece
-from training.data.tinygsm_shards import write_result
+from training.data.tinygsm.pieces import PieceConverter, read_record
+from training.data.tinygsm.plan import MANIFEST, ConversionPlan, check_request
+from training.data.tinygsm.recipe import ConversionArguments
+from training.data.tinygsm.shards import write_result
+from training.data.tinygsm.source_rows import Piece
 from training.data.worker_pool import ONE_THREAD
 
 _LINE_EVERY_SECONDS = 10.0
