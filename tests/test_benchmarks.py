@@ -67,3 +67,20 @@ def test_conversion_is_measured_in_every_style(tmp_path):
     ways = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["ways"]
     assert all(way["converted"] == way["answers_that_are_the_program's"] == 3 for way in ways.values())
     assert ways["labelled"]["equations"] == 2 * 3 and ways["labelled, long multiplication"]["equations"] == 5 * 3
+
+
+def test_interpreter_is_measured_on_programs_and_on_hostile_ones(tmp_path):
+    rows = [{"question": "?", "code": "def f():\n    return 6 * 9"}] * 20
+    (tmp_path / "programs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    command = [sys.executable, PROJECT / "benchmarks" / "interpreter.py", "--programs", "programs.jsonl"]
+    done = subprocess.run(
+        [*command, "--rounds", "2", "--json", "out.json"],
+        cwd=tmp_path,
+        env=program_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert "20 programs (20 ok)" in done.stdout and "hostile programs" in done.stdout
+    assert report

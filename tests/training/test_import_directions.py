@@ -10,9 +10,9 @@ from tests.conftest import PROJECT
 LIBRARIES = sorted((PROJECT / "training").glob("*/**/*.py"))
 PROGRAMS = sorted(path for path in (PROJECT / "training").glob("*.py") if path.name != "__init__.py")
 # Readers of text and programs, which the data of fine-tuning is checked with: they need neither PyTorch nor data.
-READERS = {
+READERS = {"training.evals.interpreter"} | {
     f"training.evals.{name}"
-    for name in "answers calculations equations interpreter program_check program_functions".split()
+    for name in "answers calculations equations program_check program_functions program_scan program_walk".split()
 }
 ALLOWED = {
     "core": {"core"},

@@ -10,18 +10,11 @@ from fractions import Fraction
 import pytest
 
 from tests.training.hostile_programs import BUDGET, ERROR, HARMLESS, HOSTILE, REFUSED, body, returns
-from training.evals import interpreter, program_check, program_functions
-from training.evals.interpreter import (
-    MAX_CELLS,
-    MAX_STEPS,
-    STATUSES,
-    Interpreter,
-    Verdict,
-    extract_program,
-    run_program,
-)
+from training.evals import interpreter, program_check, program_functions, program_scan, program_walk
+from training.evals.interpreter import STATUSES, Verdict, extract_program, run_program
 from training.evals.program_check import check_program
 from training.evals.program_functions import MAX_ITEMS, OverBudget
+from training.evals.program_walk import MAX_CELLS, MAX_STEPS, Interpreter
 
 EVERY_PROGRAM = REFUSED | BUDGET | ERROR | {name: source for name, (source, _) in HARMLESS.items()}
 
@@ -184,7 +177,7 @@ def test_operations_never_exceed_the_steps(name):
 
 def test_clock_stops_what_the_steps_do_not(monkeypatch):
     ticks = iter([0.0, 0.1, 0.3, 0.5])
-    monkeypatch.setattr(interpreter.time, "thread_time", lambda: next(ticks))
+    monkeypatch.setattr(program_walk.time, "thread_time", lambda: next(ticks))
     assert run_program(BUDGET["while_true_counts"]) == Verdict("budget", reason="time")
 
 
@@ -244,7 +237,10 @@ def test_program_cannot_change_the_constants_of_the_interpreter():
     assert [dict(table) for table in tables] == before
 
 
-@pytest.mark.parametrize("module", [interpreter, program_check, program_functions])
+SAFE_MODULES = [interpreter, program_check, program_functions, program_scan, program_walk]
+
+
+@pytest.mark.parametrize("module", SAFE_MODULES)
 def test_source_runs_no_text_and_imports_nothing_dangerous(module):
     tree = ast.parse(inspect.getsource(module))
     forbidden = {"exec", "eval", "compile", "__import__", "open", "globals", "locals", "vars", "setattr", "sympify"}
@@ -259,7 +255,7 @@ def test_source_runs_no_text_and_imports_nothing_dangerous(module):
             imported.add(node.module)
     own = {name for name in imported if name.startswith("training.evals.")}
     safe = "ast collections.abc dataclasses fractions itertools math operator re time typing".split()
-    assert own <= {"training.evals.program_check", "training.evals.program_functions"} and imported - own <= set(safe)
+    assert own <= {each.__name__ for each in SAFE_MODULES} and imported - own <= set(safe)
 
 
 def test_result_that_no_reader_could_compare_is_an_error():

@@ -4,15 +4,8 @@ import pytest
 
 from tests.training.hostile_programs import AROUND, PARSER, body, returns
 from training.evals import program_check
-from training.evals.program_check import (
-    MAX_BRACKETS,
-    MAX_CHARACTERS,
-    MAX_LOOPS,
-    MAX_NODES,
-    Refused,
-    check_program,
-    imported_names,
-)
+from training.evals.program_check import MAX_CHARACTERS, MAX_LOOPS, MAX_NODES, Refused, check_program, imported_names
+from training.evals.program_scan import MAX_BRACKETS
 
 # What makes the parser run out of stack or memory, or raise what is no SyntaxError.
 PARSER_BOMBS = """

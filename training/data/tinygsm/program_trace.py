@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
-from training.evals.interpreter import Interpreter
 from training.evals.program_check import Program
 from training.evals.program_functions import OverBudget, bounded, items_of, power
+from training.evals.program_walk import Interpreter
 
 TOLERANCE = 1e-6  # relative, between the exact result and that in floats
 MOST_FACTORS = 30  # of a factorial
