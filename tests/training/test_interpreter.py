@@ -13,7 +13,7 @@ from tests.training.hostile_programs import BUDGET, ERROR, HARMLESS, HOSTILE, RE
 from training.evals import interpreter, program_check, program_functions, program_scan, program_walk
 from training.evals.interpreter import STATUSES, Verdict, extract_program, run_program
 from training.evals.program_check import check_program
-from training.evals.program_functions import MAX_ITEMS, OverBudget
+from training.evals.program_functions import MAX_ITEMS, OverBudget, Refused
 from training.evals.program_walk import MAX_CELLS, MAX_STEPS, Interpreter
 
 EVERY_PROGRAM = REFUSED | BUDGET | ERROR | {name: source for name, (source, _) in HARMLESS.items()}
@@ -169,7 +169,7 @@ def test_operations_never_exceed_the_steps(name):
     walker = Counting(check_program(ERROR.get(name) or BUDGET[name]), max_seconds=math.inf)
     try:
         walker.run()
-    except Exception:
+    except (Refused, OverBudget, ArithmeticError, LookupError, NameError, TypeError, ValueError, AssertionError):
         assert walker.operations <= walker.steps
     else:
         assert walker.operations <= walker.steps < MAX_STEPS

@@ -246,3 +246,9 @@ def test_exact_number_is_the_answer_where_floats_are_off():
 def test_result_of_an_expression_is_that_of_python(expression, value):
     result = traced(f"return {expression}")
     assert result.value == value == float(result.exact)
+
+
+@pytest.mark.parametrize("expression", ["max(1, 2, default=3)", "sorted([2, 1], reverse='down')[0]"])
+def test_arguments_that_python_rejects_are_rejected(expression):
+    with pytest.raises(TypeError):
+        traced(f"return {expression}")

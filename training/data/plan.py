@@ -9,7 +9,6 @@ from typing import Any
 
 from tokenization.injection import RULE_VERSION
 from training.core.files import write_json
-from training.data import hub
 from training.data.corpus_recipe import CorpusArguments
 from training.data.decontaminate import NgramIndex
 from training.data.exact_items import FirstLines
@@ -62,7 +61,7 @@ class Plan:
             raise ValueError("sources is empty; a corpus recipe lists at least one source under `sources:`")
         request = describe_request(args, sources)
         spans = [None if source.is_synthetic else list(source.spans(args.piece_bytes)) for source in sources]
-        texts = {each.label: _texts(each) for each in sets}
+        texts = {each.label: each.texts_of_test_items() for each in sets}
         index = NgramIndex.build(texts) if sets else None
         plan = cls(args, sources, spans, request, index.describe() if index else None)
         plan._write(index, FirstLines.build(texts))
@@ -163,13 +162,6 @@ def _recorded_request(output_dir: Path) -> dict[str, Any]:
         if path.is_file():
             return json.loads(path.read_text(encoding="utf-8")).get("request", {})
     return {}
-
-
-def _texts(source: Source) -> list[str]:
-    texts = hub.with_patience(lambda: list(source.documents_once()), f"reading {source.label}")
-    if not texts:
-        raise ValueError(f"evaluation set '{source.label}' holds no text; check its path, split and template")
-    return texts
 
 
 def _without_selection(request: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from datasets import Dataset, concatenate_datasets
 
 from training.core.files import partial_path
 from training.core.recipe import check_type
-from training.data import hub
 from training.data.conversations import (
     SHAPES,
     ConversationColumns,
@@ -297,12 +296,7 @@ class _TestItems(NamedTuple):
 
     @classmethod
     def read(cls, sets: Sequence[Source]) -> "_TestItems | None":
-        texts: dict[str, list[str]] = {}
-        for source in sets:
-            label = source.label
-            texts[label] = hub.with_patience(lambda source=source: list(source.documents_once()), f"reading {label}")
-            if not texts[label]:
-                raise ValueError(f"evaluation set '{label}' holds no text; check its path, split and template")
+        texts = {source.label: source.texts_of_test_items() for source in sets}
         return cls(NgramIndex.build(texts), FirstLines.build(texts)) if texts else None
 
     def find(self, rows: list[list[Message]], is_synthetic: bool) -> dict[int, tuple[tuple[str, ...], str]]:

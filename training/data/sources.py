@@ -175,6 +175,16 @@ class Source:
         for span in self.spans(piece_bytes=2**27):
             yield from (text for text, _ in self.documents_in(span, Counter()))
 
+    def texts_of_test_items(self) -> list[str]:
+        """Return the text of every item of an evaluation set, with patience for the network.
+
+        Raises `ValueError` for a set without any, which could find no copies.
+        """
+        texts = hub.with_patience(lambda: list(self.documents_once()), f"reading {self.label}")
+        if not texts:
+            raise ValueError(f"evaluation set '{self.label}' holds no text; check its path, split and template")
+        return texts
+
     @cached_property
     def files(self) -> list[Path | str]:
         """The files in their order, by name; raises `FileNotFoundError` when there are none."""

@@ -9,9 +9,7 @@ import numpy as np
 
 from tokenization.mul_facts import FACTS
 from training.core.files import write_json
-from training.data import hub
 from training.data.decontaminate import NgramIndex
-from training.data.sources import Source
 from training.data.tinygsm.drills import drill_rows
 from training.data.tinygsm.recipe import ConversionArguments
 from training.data.tinygsm.source_rows import DrawnRows, Piece, Sample, open_files
@@ -60,7 +58,7 @@ class ConversionPlan:
             )  # a style without facts is refused before the work
         sets = args.open_evaluation_sets()
         rows, pieces = DrawnRows.find(args)
-        index = NgramIndex.build({each.label: _texts(each) for each in sets}) if sets else None
+        index = NgramIndex.build({each.label: each.texts_of_test_items() for each in sets}) if sets else None
         path.parent.mkdir(parents=True, exist_ok=True)
         if index is not None:
             index.save(path.with_name(_NGRAMS))
@@ -119,10 +117,3 @@ def _flat(request: dict[str, Any]) -> dict[str, Any]:
     for name in nested:
         flat |= {f"{name}.{key}" if name == "source" else key: value for key, value in request[name].items()}
     return flat
-
-
-def _texts(source: Source) -> list[str]:
-    texts = hub.with_patience(lambda: list(source.documents_once()), f"reading {source.label}")
-    if not texts:
-        raise ValueError(f"evaluation set '{source.label}' holds no text; check its path, split and template")
-    return texts

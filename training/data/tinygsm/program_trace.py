@@ -326,6 +326,8 @@ class TracingInterpreter(Interpreter):
 
     def _extreme(self, sign: int) -> Callable:
         def call(*values: Any, default: Any = ...) -> Any:
+            if len(values) > 1 and default is not ...:
+                raise TypeError("a default beside several values")
             given = items_of(values[0]) if len(values) == 1 else values
             numbers = [self._number(value) for value in given]
             if not numbers and default is not ...:
@@ -339,6 +341,8 @@ class TracingInterpreter(Interpreter):
 
     def _sorted(self, values: Any, reverse: Any = False) -> list:
         numbers = [self._number(value) for value in items_of(values)]
+        if not isinstance(self.plain(reverse), int):
+            raise TypeError("the order of sorting")
         down = self.truth(reverse)
         ordered = sorted(numbers, key=lambda number: number.exact, reverse=down)
         if [number.value for number in ordered] != sorted((number.value for number in numbers), reverse=down):
