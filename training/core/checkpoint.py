@@ -18,6 +18,7 @@ from training.core.files import sync_folder
 SEAL = "checkpoint.json"
 STAGING = ".saving"
 DAMAGED = "damaged-"
+BEST = "best"  # a link to the checkpoint that did best where a run selects one
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -112,14 +113,25 @@ def newest_checkpoint(run_dir: str | Path, warn: Callable[[str], None]) -> Path 
 
 
 def remove_old_checkpoints(run_dir: str | Path, keep: int | None) -> None:
-    """Delete all but the newest `keep` checkpoints; None keeps all."""
+    """Delete all but the newest `keep` checkpoints and the best one; None keeps all."""
     if keep is not None:
+        best = (Path(run_dir) / BEST).resolve().name
         for path in list_checkpoints(run_dir)[: -max(keep, 1)]:
+            if path.name == best:
+                continue
             doomed = path.with_name(
                 ".removing-" + path.name
             )  # half of a checkpoint must not bear the name of a whole one
             os.rename(path, doomed)
             shutil.rmtree(doomed)
+
+
+def link_best(run_dir: Path, checkpoint: Path) -> None:
+    """Make `best` a link to a checkpoint of the run, in one step; it is relative, so that a run can be moved."""
+    partial = run_dir / f".{BEST}"
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(checkpoint.name)
+    os.replace(partial, run_dir / BEST)
 
 
 def check_process_count(folder: Path, num_processes: int, engine: str) -> None:

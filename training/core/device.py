@@ -63,6 +63,15 @@ def prepare_process() -> None:
     _stop_with_launcher()
 
 
+def check_one_device(n_gpu: int) -> None:
+    """Raise `ValueError` where the Trainer would split batches among several GPUs of one process."""
+    if n_gpu > 1:
+        raise ValueError(
+            f"one process sees {n_gpu} GPUs and would train on all of them with other batches; launch with "
+            "accelerate_configs/ddp.yaml, or set CUDA_VISIBLE_DEVICES=0"
+        )
+
+
 def set_cpu_threads() -> int:
     """Share the cores among the processes of this machine, and return the number of threads of this one.
 

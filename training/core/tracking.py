@@ -4,6 +4,7 @@ utilisation."""
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -19,11 +20,12 @@ METRICS_FILE = "metrics.jsonl"
 class Throughput(TrainerCallback):
     """Measure tokens per second over the steps between two log lines, without evaluations and checkpoints.
 
+    work: what has been done after a step of the run, with `tokens` and `flops`, and whatever else there is to count.
     Reading a loss for the log waits for the device, so that the clock is right at log lines and only there.
     """
 
-    def __init__(self, tokens_per_step: int, flops_per_token: float, num_devices: int):
-        self.tokens_per_step, self.flops_per_token, self.num_devices = tokens_per_step, flops_per_token, num_devices
+    def __init__(self, work: Callable[[int], dict[str, int]], num_devices: int):
+        self.work, self.num_devices = work, num_devices
         self._mark: tuple[float, int] | None = None
         self._paused = 0.0
 
@@ -36,19 +38,19 @@ class Throughput(TrainerCallback):
 
     def measure(self, step: int, max_steps: int) -> dict[str, float | None]:
         """Return the figures since the last call: tokens/s, MFU (None on a device without a known peak), GiB,
-        seconds left."""
+        seconds left; and the work since the start of the run."""
         assert self._mark is not None
         now, (then, since) = time.perf_counter(), self._mark
-        seconds_per_step = (now - then - self._paused) / max(step - since, 1)
+        seconds = now - then - self._paused
         self._mark, self._paused = (now, step), 0.0
-        tokens_per_second = self.tokens_per_step / seconds_per_step
-        peak = peak_flops()
+        before, after, peak = self.work(since), self.work(step), peak_flops()
+        flops_per_second = (after["flops"] - before["flops"]) / seconds
         return {
-            "tokens_per_second": tokens_per_second,
-            "mfu": tokens_per_second * self.flops_per_token / (peak * self.num_devices) if peak else None,
+            "tokens_per_second": (after["tokens"] - before["tokens"]) / seconds,
+            "mfu": flops_per_second / (peak * self.num_devices) if peak else None,
             "peak_memory_gib": peak_memory_gib(),
-            "seconds_left": seconds_per_step * (max_steps - step),
-            "tokens": step * self.tokens_per_step,
+            "seconds_left": seconds / max(step - since, 1) * (max_steps - step),
+            **after,
         }
 
 
@@ -64,7 +66,8 @@ class MetricsFile(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            rows = [row for row in read_metrics(self.path) if row["step"] <= state.global_step]
+            rows = read_metrics(self.path) if state.global_step > 0 else []
+            rows = [row for row in rows if row["step"] <= state.global_step]
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -115,6 +118,8 @@ def format_log_line(logs: dict, step: int, max_steps: int) -> str:
         parts += [f"loss {logs['loss']:.4f}", f"lr {logs['learning_rate']:.2e}"]
         if "grad_norm" in logs:
             parts.append(f"grad norm {logs['grad_norm']:.3f}")
+        if "mean_token_accuracy" in logs:
+            parts.append(f"tokens right {logs['mean_token_accuracy']:.1%}")
         if "tokens_per_second" in logs:
             parts += [
                 f"{logs['tokens_per_second']:,.0f} tokens/s",

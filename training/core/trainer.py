@@ -14,18 +14,24 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import nested_gather
 
 from training.core.checkpoint import (
+    BEST,
+    DAMAGED,
     STAGING,
     check_process_count,
+    checkpoint_step,
+    list_checkpoints,
     newest_checkpoint,
     publish,
     read_seal,
     remove_old_checkpoints,
     seal,
 )
-from training.core.device import launched_with_deepspeed, launched_with_fsdp
+from training.core.device import device_name, launched_with_deepspeed, launched_with_fsdp
 from training.core.interruption import StopOnSignal, leave_signals_to_the_main_process
+from training.core.model_card import write_model_card
 from training.core.processes import agree
-from training.core.tracking import ConsoleLog, MetricsFile, Throughput
+from training.core.provenance import check_same_run, write_run_file
+from training.core.tracking import METRICS_FILE, ConsoleLog, MetricsFile, Throughput, read_metrics
 
 
 class TrustworthyTrainerMixin:
@@ -45,6 +51,7 @@ class TrustworthyTrainerMixin:
         super().__init__(*args, **kwargs)
         self._staging: Path | None = None
         self.resumed_from: dict | None = None
+        self.facts: dict[str, Any] | None = None
         self.stopper = StopOnSignal()
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
@@ -105,6 +112,71 @@ class TrustworthyTrainerMixin:
         stack = super().compute_loss_context_manager()
         stack.enter_context(self.autocast())
         return stack
+
+    def _send_telemetry(self) -> None:
+        """TRL would tell the Hub which trainer, device and launcher are in use; a run tells nobody unasked."""
+
+    # Running
+
+    def run(self, facts: dict[str, Any], free_keys: frozenset[str], description: str) -> int:
+        """Train from the newest checkpoint, or from the start, to the end, and return the program's exit code.
+
+        facts: what `run.json` says of the run, with its `recipe`; a run resumes with equal ones only, apart from
+        `free_keys` of the recipe. description: the line for people at the start.
+        """
+        self.facts = facts
+        checkpoint, args = self.find_checkpoint(), self.args
+        if checkpoint is not None or any(self.run_dir.glob(f"{DAMAGED}*")):
+            check_same_run(self.run_dir, facts, free_keys)
+        if checkpoint is not None:
+            step = checkpoint_step(checkpoint)
+            args.eval_on_start = self.agree(lambda: self._evaluation_is_missing(step))
+            if self.is_over(step) and not args.eval_on_start:
+                self.say(f"finished before: {self._result(checkpoint)}")
+                return 0
+        if args.process_index == 0:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            write_run_file(self.run_dir, facts, device_name())
+        self.say(
+            f"{args.run_name}: {description}; {args.world_size} process(es), engine {self.engine}, "
+            f"{'bf16 autocast' if args.bf16 else 'fp32'}, {torch.get_num_threads()} CPU threads; {args.output_dir}; "
+            + (f"continuing from {checkpoint}" if checkpoint else "starting at step 0")
+        )
+        with self.stopper:
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        is_over = self.is_over(self.state.global_step)
+        newest = list_checkpoints(self.run_dir)[-1:]
+        where = self._result(newest[0]) if newest else "no checkpoint was saved"
+        self.say(f"{'finished' if is_over else 'stopped'}: {where}")
+        return 0 if is_over else self.stopper.exit_code
+
+    def is_over(self, step: int) -> bool:
+        """Return whether there is nothing to train behind this step; all processes call it."""
+        return step >= self.args.max_steps
+
+    def say(self, line: str) -> None:
+        """Print a line on the main process."""
+        if self.args.process_index == 0:
+            print(line, flush=True)
+
+    def _result(self, newest: Path) -> str:
+        best = self.run_dir / BEST
+        return f"{newest}, best {best.resolve().name}" if best.is_symlink() else str(newest)
+
+    def _evaluation_is_missing(self, step: int) -> bool:
+        """Return whether the run died between the checkpoint of a step and the evaluation that was due at it."""
+        args = self.args
+        due = args.eval_strategy == "steps" and (step % args.eval_steps == 0 or step >= args.max_steps)
+        rows = read_metrics(self.run_dir / METRICS_FILE) if due else []
+        return due and not any(row["step"] == step and "eval_loss" in row for row in rows)
+
+    @property
+    def model_to_measure(self) -> torch.nn.Module:
+        """The model to evaluate with: a sharded one computes only inside its engine, while the plain module avoids
+        compiling for every width."""
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return self.model_wrapped
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     # Stepping
 
@@ -182,6 +254,7 @@ class TrustworthyTrainerMixin:
                         "engine": self.engine,
                         "last_logged_step": self._globalstep_last_logged,
                         "loss_since_last_log": loss_sum,
+                        **self.facts_for_seal(),
                     }
                     seal(self._staging / name, facts)
                     publish(self._staging / name, self.run_dir)
@@ -199,6 +272,15 @@ class TrustworthyTrainerMixin:
                 remove_old_checkpoints(self.run_dir, self.args.save_total_limit)
             self.accelerator.wait_for_everyone()
 
+    def facts_for_seal(self) -> dict[str, Any]:
+        """Return what else a resumed run has to know that Transformers does not save."""
+        return {}
+
+    def take_up(self, sealed: dict[str, Any]) -> None:
+        """Go on from what the seal of the checkpoint says."""
+        self._tr_loss += sealed["loss_since_last_log"]
+        self._globalstep_last_logged = sealed["last_logged_step"]
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if state_dict is not None:
             # Gathered weights no longer share memory, and a tied weight would be written twice.
@@ -209,6 +291,9 @@ class TrustworthyTrainerMixin:
         arguments = Path(output_dir or self.args.output_dir) / "training_args.bin"
         if self.args.should_save:
             arguments.unlink(missing_ok=True)
+            if self.facts is not None and self.throughput is not None:
+                step = self.state.global_step
+                write_model_card(arguments.parent, self.facts, step, self.throughput.work(step))
 
     def _issue_warnings_after_load(self, load_result) -> None:
         # A tied weight stands in a checkpoint once; the Trainer would warn that the other name is missing.
@@ -237,8 +322,18 @@ class _LossSinceLastLog(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if self.trainer.resumed_from is not None:
-            self.trainer._tr_loss += self.trainer.resumed_from["loss_since_last_log"]
-            self.trainer._globalstep_last_logged = self.trainer.resumed_from["last_logged_step"]
+            self.trainer.take_up(self.trainer.resumed_from)
+
+
+def accumulation_steps(total_batch_items: int, per_device: int, num_processes: int) -> int:
+    """Return the number of accumulation steps; raises `ValueError` when the batch sizes do not divide."""
+    per_micro_step = per_device * num_processes
+    if total_batch_items % per_micro_step:
+        raise ValueError(
+            f"total_batch_items ({total_batch_items}) must be a multiple of {per_micro_step} = {per_device} items x "
+            f"{num_processes} processes; change per_device_train_batch_size or total_batch_items"
+        )
+    return total_batch_items // per_micro_step
 
 
 def share_of_step(total_batch_tokens: int, sequence_length: int, per_device: int, num_processes: int) -> int:

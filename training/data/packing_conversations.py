@@ -16,6 +16,7 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from tokenization import count_facts, may_hold_facts
 from tokenization.mul_facts import FACT_IDS
 from training.core.files import partial_path, write_json
 from training.data.conversations import ConversationEncoder, EncodedConversation
@@ -27,7 +28,7 @@ IGNORED = -100  # the label of a token that is not learnt
 _ROWS_AT_ONCE = 1024  # of text, while they are encoded
 _ITEMS_AT_ONCE = 512
 _ITEMS, _SUMMARY = "items.arrow", "summary.json"
-_COUNTS = ("rows", "plain_tokens", "plain_bytes", "supervised_bytes")
+_COUNTS = ("rows", "plain_tokens", "plain_bytes", "supervised_bytes", "text_facts")
 _SCHEMA = pa.schema(
     [(name, pa.list_(pa.int32())) for name in ("input_ids", "labels", "seq_lengths")]
     + [(name, pa.int64()) for name in _COUNTS]
@@ -38,7 +39,8 @@ class PackedConversations(NamedTuple):
     """The items, memory-mapped from where they were written, and what they hold in numbers.
 
     dataset: per item `input_ids`, `labels` (-100 where nothing is learnt) and `seq_lengths` (tokens of each
-    conversation in it) for training; `rows`, `plain_tokens`, `plain_bytes` and `supervised_bytes` for logging.
+    conversation in it) for training; for logging `rows`, `plain_tokens`, `plain_bytes`, `supervised_bytes` and
+    `text_facts` (in the text, whether or not they became tokens).
     """
 
     dataset: Dataset
@@ -62,9 +64,9 @@ def pack_conversations(
     was in `folder`.
 
     The summary counts rows, those kept, shortened and too_long, the exchanges_lost, items, tokens, plain_tokens,
-    supervised_tokens (ends of text included), bytes and supervised_bytes (of text, without them) and facts (tokens),
-    and holds the sha256 of what was kept in its order. All but tokens, supervised_tokens and facts are equal in both
-    arms.
+    supervised_tokens (ends of text included), bytes and supervised_bytes (of text, without them), facts (tokens) and
+    text_facts (in the text), and holds the sha256 of what was kept in its order. All but tokens, supervised_tokens and
+    facts are equal in both arms.
 
     Raises `ValueError` for a row whose first exchange is too long, unless `too_long` is `drop`, and if none is left.
     """
@@ -99,7 +101,12 @@ def open_packed(folder: Path) -> PackedConversations:
     return PackedConversations(Dataset.from_file(str(folder / _ITEMS)), summary)
 
 
-_Item = list[EncodedConversation]
+class _Kept(NamedTuple):
+    conversation: EncodedConversation
+    text_facts: int
+
+
+_Item = list[_Kept]
 
 
 class _Packer:
@@ -113,7 +120,7 @@ class _Packer:
         self._digest = hashlib.sha256()
         self._counts = dict.fromkeys(
             "rows kept shortened too_long exchanges_lost items tokens plain_tokens supervised_tokens bytes "
-            "supervised_bytes facts".split(),
+            "supervised_bytes facts text_facts".split(),
             0,
         )
 
@@ -121,13 +128,14 @@ class _Packer:
         """Yield the conversations of each item."""
         item: _Item = []
         filled = 0
-        for conversation in self._kept():
-            if item and (not self._packing or filled + conversation.plain_tokens > self._max_length):
+        for kept in self._kept():
+            length = kept.conversation.plain_tokens
+            if item and (not self._packing or filled + length > self._max_length):
                 yield item
                 self._counts["items"] += 1
                 item, filled = [], 0
-            item.append(conversation)
-            filled += conversation.plain_tokens
+            item.append(kept)
+            filled += length
         if not item:
             raise ValueError(
                 f"none of {self._counts['rows']:,} rows is left to train on ({self._counts['too_long']:,} are longer "
@@ -139,12 +147,13 @@ class _Packer:
     def summary(self) -> dict[str, Any]:
         return {**self._counts, "max_length": self._max_length, "sha256": self._digest.hexdigest()}
 
-    def _kept(self) -> Iterator[EncodedConversation]:
+    def _kept(self) -> Iterator[_Kept]:
         order = shuffled(len(self._rows), self._seed, epoch=0)
         counts = self._counts
         for first in range(0, len(order), _ROWS_AT_ONCE):
             batch = self._rows[order[first : first + _ROWS_AT_ONCE].tolist()]
             conversations = batch["messages"]
+            may_hold = may_hold_facts(["\n".join(each["content"] for each in messages) for messages in conversations])
             for number, encoded in enumerate(self._encoder.encode(conversations)):
                 counts["rows"] += 1
                 kept = encoded.shortened(self._max_length)
@@ -156,10 +165,19 @@ class _Packer:
                     continue
                 # Injection joins tokens of one digit; it never makes a text longer.
                 assert len(kept.input_ids) <= kept.plain_tokens <= self._max_length
-                self._count(conversations[number], encoded, kept)
-                yield kept
+                left = (conversations[number][0]["role"] == "system") + 2 * kept.exchanges
+                messages = conversations[number][:left]
+                text_facts = sum(int(count_facts(each["content"]).sum()) for each in messages if may_hold[number])
+                self._count(messages, encoded, kept, text_facts)
+                yield _Kept(kept, text_facts)
 
-    def _count(self, messages: list[dict[str, str]], encoded: EncodedConversation, kept: EncodedConversation) -> None:
+    def _count(
+        self,
+        messages: list[dict[str, str]],
+        encoded: EncodedConversation,
+        kept: EncodedConversation,
+        text_facts: int,
+    ) -> None:
         counts = self._counts
         counts["kept"] += 1
         counts["shortened"] += kept.exchanges < encoded.exchanges
@@ -171,8 +189,8 @@ class _Packer:
         counts["supervised_bytes"] += supervised_bytes
         counts["supervised_tokens"] += int(np.count_nonzero(kept.completion_mask))
         counts["facts"] += int(np.count_nonzero(kept.input_ids >= FACT_IDS.start))
-        left = (messages[0]["role"] == "system") + 2 * kept.exchanges
-        texts = [[message["role"], message["content"]] for message in messages[:left]]
+        counts["text_facts"] += text_facts
+        texts = [[message["role"], message["content"]] for message in messages]
         self._digest.update(json.dumps(texts, ensure_ascii=True).encode() + b"\n")
 
     def _refusal(self, where: str, messages: list[dict[str, str]], length: int) -> ValueError:
@@ -185,19 +203,20 @@ class _Packer:
 
 
 def _record_batch(items: list[_Item]) -> pa.RecordBatch:
-    conversations = [each for item in items for each in item]
+    conversations = [kept.conversation for item in items for kept in item]
     tokens = np.concatenate([each.input_ids for each in conversations])
     learnt = np.concatenate([each.completion_mask for each in conversations])
     ends = np.array([each.ends[-1] for each in conversations])  # (conversations, 4)
     rows = np.array([len(item) for item in items], np.int64)
     lasts = np.cumsum(rows)
     token_offsets = np.append(0, np.cumsum(ends[:, 0])[lasts - 1])
-    counts = np.add.reduceat(ends, lasts - rows)
+    facts = np.array([[kept.text_facts] for item in items for kept in item])
+    counts = np.add.reduceat(np.hstack([ends, facts]), lasts - rows)
     columns = [
         _lists(tokens, token_offsets),
         _lists(np.where(learnt, tokens, np.int32(IGNORED)), token_offsets),
         _lists(ends[:, 0], np.append(0, lasts)),
-        *(pa.array(column) for column in (rows, counts[:, 1], counts[:, 2], counts[:, 3])),
+        *(pa.array(column) for column in (rows, *counts.T[1:])),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
 

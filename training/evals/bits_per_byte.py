@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,10 +21,27 @@ from training.data.shards import TokenizedSplit
 
 @dataclass(frozen=True)
 class Row:
-    """One forward row: at most `context` tokens of one document, the first of them only as a prompt."""
+    """One forward row: at most `context` tokens of one document, the first of them only as a prompt.
+
+    scored: which of the tokens after the first count, (tokens - 1,) bool; all unless given.
+    """
 
     tokens: np.ndarray  # int64, the ids from one before the first scored token
     without_facts: bool
+    scored: np.ndarray | None = None
+
+    @property
+    def count(self) -> int:
+        return len(self.tokens) - 1 if self.scored is None else int(np.count_nonzero(self.scored))
+
+
+class ScoredTexts(Protocol):
+    """What bits per byte are measured on: `count` texts as rows, longest first, and the bytes that they stand for."""
+
+    count: int
+    bytes: int
+    bytes_without_facts: int
+    rows: list[Row]
 
 
 class FixedDocuments:
@@ -79,7 +97,7 @@ def score_rows(
 @torch.no_grad()
 def measure_bits_per_byte(
     model: torch.nn.Module,
-    documents: FixedDocuments,
+    documents: ScoredTexts,
     *,
     batch_size: int,
     device: torch.device | str = "cpu",
@@ -102,9 +120,13 @@ def measure_bits_per_byte(
         # forward.
         mine = rows[first + process_index * batch_size : min(first + (process_index + 1) * batch_size, first + stride)]
         batch = mine or rows[:1]
-        nats = score_rows(model, [row.tokens for row in batch], device, autocast).double().sum(1)  # (B,)
+        nats = score_rows(model, [row.tokens for row in batch], device, autocast).double()  # (B, T)
+        for index, row in enumerate(batch):
+            if row.scored is not None:
+                nats[index, : len(row.scored)] *= torch.from_numpy(row.scored).to(nats)
+        nats = nats.sum(1)  # (B,)
         if mine:
-            counts = torch.tensor([len(row.tokens) - 1.0 for row in batch], dtype=torch.float64, device=device)
+            counts = torch.tensor([row.count for row in batch], dtype=torch.float64, device=device)
             plain = torch.tensor([row.without_facts for row in batch], device=device)
             sums += torch.stack([nats.sum(), counts.sum(), nats[plain].sum(), counts[plain].sum()])
     if num_processes > 1:

@@ -8,10 +8,12 @@ from typing import Any, get_type_hints
 
 from training.core.recipe import check_type, resolved
 from training.data.rows import RowSource, rows_sha256
+from training.data.sft_sources import SftSource
 from training.data.sources import Source
 from training.evals.decoding import Decoding
 from training.evals.hellaswag import HellaSwag
 from training.evals.probes import Probes
+from training.evals.replies import Replies
 from training.evals.task import Task
 from training.evals.text_loss import TextLoss
 from training.evals.word_problems import WordProblems
@@ -24,8 +26,8 @@ _DECODING_TYPES = get_type_hints(Decoding)
 class EvalArguments(Decoding):
     """What is measured, on which checkpoint, and how answers are generated.
 
-    tasks: a list of mappings with `task` (`hellaswag`, `word_problems`, `probes`, `text_loss`) and its own keys, see
-    `training/evals/eval_recipe.py`. model: a checkpoint's folder or a repository on the Hub, at `revision`.
+    tasks: a list of mappings with `task` (`hellaswag`, `word_problems`, `probes`, `text_loss`, `replies`) and its own
+    keys, see `training/evals/eval_recipe.py`. model: a checkpoint's folder or a repository on the Hub, at `revision`.
     every_checkpoint: a run, whose checkpoints are all evaluated, with their learning curve. name: of this evaluation;
     it names the default folder of the results, beside the checkpoint in its run. data_root: where paths of tasks
     begin. batch_size: sequences generated at a time. batch_tokens: tokens scored at a time. The keys of `Decoding` are
@@ -148,6 +150,17 @@ def _text_loss(args: EvalArguments, entry: dict[str, Any]) -> Task:
     )
 
 
+def _replies(args: EvalArguments, entry: dict[str, Any]) -> Task:
+    # Prompts are those of the training examples, injected by the tokenizer, whatever `inject_prompts` is.
+    return Replies(
+        entry["name"],
+        [SftSource.from_recipe(source, args.data_root) for source in entry.get("datasets", [])],
+        decoding=args.decoding_of(entry),
+        batch_size=args.batch_size,
+        seed=args.seed,
+    )
+
+
 @dataclass(frozen=True)
 class _Kind:
     build: Callable[[EvalArguments, dict[str, Any]], Task]
@@ -175,6 +188,7 @@ TASKS: dict[str, _Kind] = {
         _text_loss,
         {key: hint for key, hint in get_type_hints(Source).items() if key in _TEXT_KEYS.split()} | {"limit": int},
     ),
+    "replies": _Kind(_replies, _DECODING_TYPES | {"datasets": list}),  # entries of a fine-tuning recipe
 }
 
 

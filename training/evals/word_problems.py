@@ -8,17 +8,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from hashlib import sha256
 from typing import Any, ClassVar
 
 from tokenization import inject, render
 from training.analysis.intervals import clustered_proportion, mean, proportion
 from training.data.rows import fields_of
-from training.evals.answers import Number, canonical, gold_number, read_answer, same_number, same_result
+from training.evals.answers import Number, gold_number, read_answer, same_number, same_result
 from training.evals.equations import classify, find_equations
-from training.evals.fact_use import fact_use, summarize_fact_use
-from training.evals.generation import Decoding, Reply, generate, plan_batches, repeats
+from training.evals.generation import Decoding, Reply, generate, plan_batches
 from training.evals.interpreter import extract_program, run_program
+from training.evals.reply_measures import counts, measure_reply, seed_of, summarize_measures
 from training.evals.sampling import majority_at_k, pass_at_k
 from training.evals.subject import Subject
 from training.evals.task import Row, Task
@@ -91,7 +90,7 @@ class WordProblems(Task):
             part = requests[start : start + self.batch_size]
             prompts = [self._prompt(subject, index) for index, _ in part]
             # Random numbers of its own for every reply, so that it does not depend on what else is in the batch.
-            replies += generate(subject, prompts, self.decoding, [_seed(self.seed, *request) for request in part])
+            replies += generate(subject, prompts, self.decoding, [seed_of(self.seed, *request) for request in part])
         samples = self.decoding.samples
         return [
             self._row(index, replies[place * samples : (place + 1) * samples]) for place, index in enumerate(batch)
@@ -111,15 +110,9 @@ class WordProblems(Task):
         }
 
     def _read(self, question: str, gold: Number, reply: Reply) -> dict[str, Any]:
-        text = f"####{reply.text}" if self.mode == "answer_only" else reply.text
-        read = {
-            "text": reply.text,
-            "tokens": len(reply.ids),
-            "bytes": len(canonical(reply.text).encode("utf-8", "replace")),
-            "finish": reply.finish,
-            "repeats": repeats(reply.text),
-            "facts": fact_use(question, text),
-        }
+        opening = "####" if self.mode == "answer_only" else ""
+        text = opening + reply.text
+        read = {"text": reply.text} | measure_reply(question, reply, opening)
         if self.mode == "program":
             return read | _run(reply.text, gold)
         answer = read_answer(text)
@@ -153,23 +146,18 @@ class WordProblems(Task):
             "flexible_accuracy": share(lambda reply: reply["flexible_right"]),
             "no_answer": share(lambda reply: reply["strict"] is None),
             "no_number": share(lambda reply: reply["flexible"] is None),
-            "truncated": share(lambda reply: reply["finish"] == "length"),
             "too_long": sum(row["replies"][0]["finish"] == "too_long" for row in rows),
-            "repeating": share(lambda reply: reply["repeats"]),
-            "finish": _counts(reply["finish"] for reply in replies),
-            "mean_tokens": mean([reply["tokens"] for reply in replies])["value"],
-            "mean_bytes": mean([reply["bytes"] for reply in replies])["value"],
+            **summarize_measures(replies, share),
             "categories": {name: share(lambda reply, name=name: reply["category"] == name) for name in categories},
             "equations": _equations(replies),
-            "fact_use": summarize_fact_use([reply["facts"] for reply in replies]),
             "floors": self._floors(rows),
         }
         floor = max(result["value"] for result in results["floors"].values())
         for name in self.headline:
             results[name]["floor"] = floor
         if self.mode == "program":
-            results["programs"] = _counts(reply["program"] for reply in replies)
-            results["reasons"] = _counts(reply["reason"] for reply in replies if reply["reason"])
+            results["programs"] = counts(reply["program"] for reply in replies)
+            results["reasons"] = counts(reply["reason"] for reply in replies if reply["reason"])
         if self.decoding.samples > 1:
             results |= self._over_samples(rows)
         return results
@@ -220,10 +208,6 @@ def _run(reply: str, gold: Number) -> dict[str, Any]:
     }
 
 
-def _seed(seed: int, index: int, sample: int) -> int:
-    return int.from_bytes(sha256(f"{seed}/{index}/{sample}".encode()).digest()[:8], "big")
-
-
 def _with_gold(
     rows: Sequence[dict[str, Any]], template: str, where: str, skip_unreadable: bool
 ) -> tuple[list[dict[str, Any]], list[Number]]:
@@ -258,7 +242,3 @@ def _equations(replies: Sequence[dict[str, Any]]) -> dict[str, Any]:
         )
         for kind in ["all", *kinds]
     }
-
-
-def _counts(values) -> dict[str, int]:
-    return dict(sorted(Counter(values).items()))

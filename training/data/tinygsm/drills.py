@@ -5,18 +5,20 @@ which are evaluation items.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
 from tokenization.mul_facts import FACTS
-from training.data.synthetic import NAMES, THINGS
+from training.data.synthetic import NAMES, THINGS, Pair, SyntheticDocuments
 from training.data.tinygsm.conversion import ConversionSettings, Converter, Refusal, Row
 
 # Where the facts of a row, as it names them, stand in `FACTS`.
 FACT_PLACES = {f"{fact.a}*{fact.b}": place for place, fact in enumerate(FACTS)}
 # A fact that so many problems in a row, each made for it, did not bring: they never will.
 _TRIES_PER_FACT = 300
+# How often a held-out fact counts as written, so that it is never among the rare ones.
+_ENOUGH = 2**62
 _PLACES = ("school", "market", "library", "farm", "bakery", "museum", "camp", "theatre")
 _MADE = ("cards", "letters", "kites", "lanterns", "badges", "masks", "puppets", "bracelets")
 # (sentence, name of the left factor, of the right factor, of the product, unit); `{left}` and `{right}` are counts
@@ -40,15 +42,19 @@ def drill_rows(
     minimum: int,
     settings: ConversionSettings,
     accept: Callable[[Row], bool] = lambda row: True,
+    held_out_facts: Collection[Pair] = (),
 ) -> Iterator[Row]:
     """Yield word problems until each of the 45 facts occurs at least `minimum` times, the rarest first.
 
     counts: how often each fact occurs already, (45,) in the order of `FACTS`, as the treated arm's tokenizer sees the
-    answers. With long multiplication factors have up to three digits. Rows that `accept` refuses are left out, and no
-    two ask the same. The rows are a function of the arguments alone. Raises `ValueError` where the style writes no
-    facts, and where the sentences cannot bring so many.
+    answers. With long multiplication factors have up to three digits. held_out_facts: pairs of digits that never meet
+    as factors in a row. Rows that `accept` refuses are left out, and no two ask the same. The rows are a function of
+    the arguments alone. Raises `ValueError` where the style writes no facts, where the sentences cannot bring so many,
+    and for held-out facts as `SyntheticDocuments` does.
     """
-    counts = np.array(counts, np.int64)
+    written = SyntheticDocuments("drills", 0, held_out_facts=held_out_facts).facts
+    is_held_out = np.array([(fact.a, fact.b) not in written for fact in FACTS])
+    counts = np.where(is_held_out, _ENOUGH, np.asarray(counts, np.int64))
     draw, converter = random.Random(f"drills/{settings.seed}"), Converter(settings)
     asked: set[str] = set()
     tries = 0
@@ -70,7 +76,7 @@ def drill_rows(
         if isinstance(row, Refusal):
             continue
         found = np.bincount([FACT_PLACES[fact] for fact in row.facts], minlength=len(FACTS))
-        if not found[rarest] or not accept(row):
+        if not found[rarest] or found[is_held_out].any() or not accept(row):
             continue
         asked.add(question)
         counts += found

@@ -1,0 +1,48 @@
+"""TRL's fused head on a CPU: the same numbers by the model's own head, over the supervised positions only."""
+
+import functools
+import types
+
+import torch
+import torch.nn.functional as F
+from trl.trainer.utils import FusedCausalLMOutput
+
+from modeling import DomainGPT2ForCausalLM
+
+_ROWS_AT_ONCE = 256  # of probabilities, while their entropy is added up
+
+
+def score_supervised_positions_on_cpu(model: DomainGPT2ForCausalLM) -> None:
+    """Make `model(..., labels=labels, fused_lm_head=True)` quick where TRL's kernels do not run.
+
+    Call it after TRL's `add_fused_lm_head`, whose head is left alone on a GPU. Without Triton that head scores every
+    position, masked or not, and passes over the logits many times. Here the positions with a label are projected at
+    once. Their logits are (N, V): a CPU's micro-batches are small.
+    """
+    trl_forward = model.forward
+
+    @functools.wraps(trl_forward)
+    def forward(self, *args, fused_lm_head=False, labels=None, **kwargs):
+        if not fused_lm_head or self.device.type != "cpu":
+            return trl_forward(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
+        hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]  # (B, T - 1, C)
+        labels = labels[:, 1:]
+        mask = labels != -100
+        logits = self.lm_head(hidden[mask], padded=True)  # (N, V)
+        targets = labels[mask]
+        log_probs = -F.cross_entropy(logits, targets, reduction="none").float()
+        with torch.no_grad():
+            is_top1 = logits.argmax(-1) == targets
+            entropy = torch.cat([_entropy(rows) for rows in logits[:, : self.config.vocab_size].split(_ROWS_AT_ONCE)])
+        per_token = [x.new_zeros(mask.shape).masked_scatter(mask, x) for x in (log_probs, entropy, is_top1)]
+        log_probs, entropy, is_top1 = per_token
+        loss = -log_probs.sum() / mask.sum().clamp(min=1)
+        return FusedCausalLMOutput(loss=loss, log_probs=log_probs, entropy=entropy, is_top1=is_top1, label_mask=mask)
+
+    model.forward = types.MethodType(forward, model)
+
+
+def _entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of each row in nats, (N,) fp32."""
+    log_p = F.log_softmax(logits, dim=-1, dtype=torch.float32)
+    return -(log_p.exp() * log_p).sum(-1)

@@ -1,0 +1,75 @@
+"""The README.md of a checkpoint: what the model is, what it was trained on so far, and how to load it."""
+
+from pathlib import Path
+from typing import Any
+
+_CONDITIONS = {
+    "baseline": "GPT-2's own tokens; the 45 tokens of the treated arm exist and are never written",
+    "mul_tokens": "one token per multiplication fact: `6*9` and `6*9=54` are both read as `<MUL_6_9_54>`",
+    "stock": "a tokenizer of its own, without the experiment's injection",
+}
+_UNITS = {
+    "rows": "conversations",
+    "tokens": "tokens",
+    "bytes": "bytes of text",
+    "supervised_bytes": "bytes of replies",
+    "flops": "floating-point operations",
+}
+# What a reader asks first; run.json beside the checkpoint has every key.
+_KEYS = (
+    "learning_rate lr_scheduler_type warmup_steps weight_decay total_batch_tokens total_batch_items bf16 use_peft seed "
+    "data_seed init_seed"
+).split()
+
+
+def write_model_card(folder: Path, facts: dict[str, Any], step: int, work: dict[str, int]) -> None:
+    """Write `README.md` into a checkpoint's folder.
+
+    facts: as in `run.json`, of which `recipe`, `condition` and `parameters` are needed. work: what the run has read
+    after `step`. The same run writes the same bytes, so no date or machine is named.
+    """
+    recipe, condition = facts["recipe"], facts["condition"]
+    start = recipe.get("model_name_or_path")
+    header = ["library_name: transformers", "pipeline_tag: text-generation", "language: en"]
+    if start and not Path(start).exists():
+        header.append(f"base_model: {start}")
+    header.append(f"tags: [gpt2, arithmetic, {condition}]")
+    rows = [("arm", f"{condition}: {_CONDITIONS[condition]}"), ("parameters", f"{facts['parameters']:,}")]
+    if start:
+        rows.append(("started from", f"`{start}`"))
+    rows += [("trained on", source) for source in _sources(recipe)]
+    rows.append(("step", f"{step:,} of {recipe['max_steps']:,}"))
+    rows += [(f"{_UNITS[name]} so far", f"{count:,}") for name, count in work.items()]
+    rows += [(f"`{key}`", str(recipe[key])) for key in _KEYS if recipe.get(key) is not None]
+    lines = [
+        "---",
+        *header,
+        "---",
+        "",
+        f"# {recipe['run_name']}, step {step:,}",
+        "",
+        "A GPT-2-class language model from a compute-matched experiment: does one token per multiplication fact help",
+        "with arithmetic? Its twin of the other arm differs in the tokenizer alone.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows),
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'model, tokenizer = (kind.from_pretrained("FOLDER") for kind in (AutoModelForCausalLM, AutoTokenizer))',
+        "```",
+        "",
+        "`run.json` of the run has the whole recipe, versions, device and commit; `metrics.jsonl` has its figures.",
+    ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _sources(recipe: dict[str, Any]) -> list[str]:
+    if "datasets" not in recipe:
+        return [f"`{recipe.get('corpus_recipe') or recipe.get('corpus_dir')}`"]
+    return [
+        ", ".join(f"{key}: {value}" for key, value in entry.items()) if isinstance(entry, dict) else f"`{entry}`"
+        for entry in recipe["datasets"]
+    ]

@@ -1,0 +1,216 @@
+"""Fine-tune a checkpoint on conversations: one program for every stage, one recipe per stage.
+
+    accelerate launch training/sft.py recipes/sft.yaml --model_name_or_path runs/smoke/baseline-s0/checkpoint-100
+    accelerate launch --config_file accelerate_configs/ddp.yaml training/sft.py recipes/gpt2_124m/sft_tulu.yaml
+    --model_name_or_path runs/gpt2_124m/mul_tokens-s0/checkpoint-19073
+
+It starts from a pretraining or fine-tuning `checkpoint-N` as it is, and writes the like; the arm comes from that
+checkpoint's tokenizer. Writes `output_dir/checkpoint-N/`, `best` (a link to the checkpoint that does best on held-out
+rows), `metrics.jsonl`, `run.json` and `rows/report.json`, which says what became of the sources' rows. An interrupted
+run continues when the same command is given again; SIGTERM saves at the next step and exits 75, Ctrl-C 130.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers.utils.logging import disable_progress_bar
+from trl import SFTTrainer
+
+from tokenization.tokenization_mul_facts import CHAT_TEMPLATE
+from training.core.checkpoint import checkpoint_step, link_best, list_checkpoints
+from training.core.device import check_one_device, initialize_deepspeed_on_cpu, prepare_process
+from training.core.fused_head import score_supervised_positions_on_cpu
+from training.core.lora import load_adapter, lora_config, save_merged
+from training.core.provenance import sha256_of_weights
+from training.core.recipe import resolved, run_program
+from training.core.sft_recipe import FREE_KEYS, SftArguments, SftDataArguments, SftModelArguments
+from training.core.tracking import METRICS_FILE, Throughput, read_metrics
+from training.core.trainer import accumulation_steps
+from training.data.sft_rows import open_rows, prepare_rows
+from training.data.training_order import StackItems, TrainingOrder
+from training.evals.held_out_replies import HeldOutReplies
+from training.evals.subject import load_subject
+from training.evals.validation import ValidatedTrainerMixin
+
+SELECTED_BY = "eval_bits_per_byte"
+
+
+def main(model_args: SftModelArguments, data_args: SftDataArguments, args: SftArguments) -> int:
+    prepare_process()
+    check_one_device(args.n_gpu)
+    disable_progress_bar()  # "Writing model shards" at every checkpoint
+    initialize_deepspeed_on_cpu()
+
+    # Model
+    subject = load_subject(model_args.model_name_or_path, model_args.model_revision)
+    model, tokenizer = subject.model, subject.tokenizer
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    condition = subject.condition or "stock"
+    args.output_dir = args.output_dir.replace("{condition}", condition).replace("{seed}", str(args.seed))
+    if Path(args.output_dir).is_file():
+        raise ValueError(f"output_dir '{args.output_dir}' is a file; name a folder")
+    args.gradient_accumulation_steps = accumulation_steps(
+        args.total_batch_items, args.per_device_train_batch_size, args.world_size
+    )
+    args.run_name = f"{condition}-s{args.seed}/{Path(args.output_dir).name}"
+
+    # Data
+    max_length = subject.context if args.max_length is None else args.max_length
+    if not 1 <= max_length <= subject.context:
+        raise ValueError(f"max_length is {max_length}, and the model's context {subject.context}; lower max_length")
+    folder = Path(args.output_dir) / "rows"
+    with args.main_process_first(local=False, desc="preparing the rows"):
+        prepare = args.process_index == 0
+        rows = prepare_rows(data_args, tokenizer, folder, max_length, args.data_seed) if prepare else open_rows(folder)
+    order = TrainingOrder(
+        rows.train, model.config, args.total_batch_items, args.num_train_epochs, args.max_steps, args.data_seed
+    )
+    args.max_steps = order.steps
+    if rows.held_out is None:
+        if data_args.eval_recipe is not None or args.early_stopping_patience is not None:
+            raise ValueError(
+                "eval_recipe and early_stopping_patience need held-out rows, and no source under datasets has "
+                "held_out; set it, such as held_out: 0.02"
+            )
+        args.eval_strategy = "no"
+    facts = {
+        "recipe": resolved(model_args, data_args, args) | {"max_length": max_length},
+        "condition": condition,
+        "tokenizer": getattr(tokenizer, "fingerprint", None),
+        "parameters": model.num_parameters(),
+        "initial_weights_sha256": sha256_of_weights(model),
+        "rows_sha256": rows.train.summary["sha256"],
+        "items": order.items,
+        "work": order.work(order.steps),
+    }
+
+    # Training
+    trainer = ConversationTrainer(
+        model=model,
+        args=args,
+        processing_class=tokenizer,
+        order=order,
+        held_out=rows.held_out and HeldOutReplies(rows.held_out, data_args.max_eval_rows),
+        peft_config=lora_config(
+            model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout, model_args.lora_target_modules
+        )
+        if model_args.use_peft
+        else None,
+    )
+    if data_args.eval_recipe is not None:
+        trainer.measure_also(data_args.eval_recipe, data_args.eval_data_root)
+    rows_per_step = order.work(order.steps)["rows"] / order.steps
+    description = (
+        f"from {model_args.model_name_or_path}, {order.steps:,} steps of {args.total_batch_items:,} items "
+        f"({rows_per_step:.0f} rows) = {order.epochs:.2f} epochs of {order.items:,} items"
+    )
+    return trainer.run(facts, FREE_KEYS, description)
+
+
+class ConversationTrainer(ValidatedTrainerMixin, SFTTrainer):
+    """TRL's trainer on packed conversations in a fixed order, with selection on held-out rows.
+
+    TRL computes the loss; it is normalised over the supervised tokens of the global batch.
+    """
+
+    def __init__(self, *, order: TrainingOrder, held_out: HeldOutReplies | None, **kwargs):
+        tokenizer = kwargs["processing_class"]
+        pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        super().__init__(
+            train_dataset=order.dataset, eval_dataset=held_out, data_collator=StackItems(pad_id), **kwargs
+        )
+        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        score_supervised_positions_on_cpu(base)
+        self.order = order
+        if isinstance(self.model, PeftModel) and (self.engine == "DEEPSPEED-ZERO3" or self.is_fsdp_enabled):
+            raise ValueError(
+                f"use_peft does not work with {self.engine}, where no process has the weights that an adapter is "
+                "merged into; launch with accelerate_configs/ddp.yaml or zero2.yaml"
+            )
+        self.throughput = Throughput(order.work, self.args.world_size)
+        self.add_callback(self.throughput)
+
+    # Logging
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # The data set is the whole run, so that the Trainer's own epoch would be the share of the run that is over.
+        self.state.epoch = self.order.epoch(self.state.global_step)
+        averages = self._metrics["train"]
+        averages.pop("num_tokens", None)  # counts the width of a batch, not its tokens
+        if "loss" not in logs:
+            self._metrics["train"] = defaultdict(list)  # TRL would put its averages into the row of an evaluation
+        super().log(logs, start_time)
+        if "loss" not in logs:
+            self._metrics["train"] = averages
+
+    def facts_for_seal(self) -> dict[str, Any]:
+        return {"averages_since_last_log": dict(self._metrics["train"])}
+
+    def take_up(self, sealed: dict[str, Any]) -> None:
+        super().take_up(sealed)
+        self._metrics["train"].update(sealed["averages_since_last_log"])
+
+    # Selection
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Measure the replies of the held-out rows, link the best checkpoint, and stop when patience is at its end."""
+        metrics = super().evaluate(*args, **kwargs)
+        if self.args.process_index == 0:
+            self._link_best()
+        if self.is_over(self.state.global_step):
+            self.control.should_training_stop = True
+        return metrics
+
+    def is_over(self, step: int) -> bool:
+        patience = self.args.early_stopping_patience
+        return super().is_over(step) or (
+            patience is not None and self.agree(lambda: _evaluations_since_best(self._evaluations(step)) >= patience)
+        )
+
+    def _evaluations(self, last: int) -> list[tuple[float, int]]:
+        """Return what the run was selected by at each evaluation up to a step, and the step."""
+        rows = read_metrics(self.run_dir / METRICS_FILE)
+        return [(row[SELECTED_BY], row["step"]) for row in rows if SELECTED_BY in row and 0 < row["step"] <= last]
+
+    def _link_best(self) -> None:
+        folders = {checkpoint_step(folder): folder for folder in list_checkpoints(self.run_dir)}
+        kept = [(value, step) for value, step in self._evaluations(self.state.global_step) if step in folders]
+        if kept:
+            link_best(self.run_dir, folders[min(kept)[1]])
+
+    # Checkpoints
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """TRL would write its card beside the checkpoints; each checkpoint has its own."""
+
+    def _save_checkpoint(self, model, trial) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.eval_dataset is None and self.args.process_index == 0:
+            link_best(self.run_dir, list_checkpoints(self.run_dir)[-1])
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        model = self.accelerator.unwrap_model(self.model)
+        if isinstance(model, PeftModel) and self.args.should_save:
+            save_merged(model, Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        unwrapped = self.accelerator.unwrap_model(model or self.model)
+        if isinstance(unwrapped, PeftModel):
+            load_adapter(unwrapped, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+def _evaluations_since_best(evaluations: list[tuple[float, int]]) -> int:
+    if not evaluations:
+        return 0
+    best = min(evaluations)[1]
+    return sum(step > best for _, step in evaluations)
+
+
+if __name__ == "__main__":
+    run_program(main, [SftModelArguments, SftDataArguments, SftArguments])
