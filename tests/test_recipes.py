@@ -13,8 +13,11 @@ from modeling import DomainGPT2ForCausalLM
 from tests.conftest import PROJECT
 from training.core.pretrain_recipe import DataArguments, ModelArguments, PretrainArguments
 from training.core.recipe import parse_recipe
-from training.core.trainer import share_of_step
+from training.core.sft_recipe import SftArguments, SftDataArguments, SftModelArguments
+from training.core.trainer import accumulation_steps, share_of_step
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
+from training.data.sft_sources import SftSource
+from training.data.sources import Source
 from training.data.tinygsm.recipe import ConversionArguments
 from training.evals.eval_recipe import EvalArguments
 from training.pretrain import model_config
@@ -23,12 +26,14 @@ RECIPES = sorted((PROJECT / "recipes").rglob("*.yaml"))
 CORPORA = [path for path in RECIPES if "corpus" in path.stem]
 PRETRAINING = [path for path in RECIPES if path.stem in ("baseline", "mul_tokens")]
 CONVERSIONS = [path for path in RECIPES if path.stem.startswith("tinygsm")]
+FINE_TUNING = [path for path in RECIPES if path.stem.startswith("sft") and not path.stem.endswith("eval")]
 EVALUATIONS = [path for path in RECIPES if path.stem.endswith("eval")]
 DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")), PROJECT / "recipes" / "README.md"]
 GROUPS = {
     "prepare_data.py": [CorpusArguments, PreparationArguments],
     "convert_tinygsm.py": [ConversionArguments],
     "pretrain.py": [ModelArguments, DataArguments, PretrainArguments],
+    "sft.py": [SftModelArguments, SftDataArguments, SftArguments],
     "eval.py": [EvalArguments],
 }
 
@@ -38,7 +43,7 @@ def name(path: Path) -> str:
 
 
 def test_every_recipe_is_covered():
-    assert set(CORPORA) | set(PRETRAINING) | set(EVALUATIONS) | set(CONVERSIONS) == set(RECIPES)
+    assert sorted([*CORPORA, *PRETRAINING, *FINE_TUNING, *EVALUATIONS, *CONVERSIONS]) == RECIPES
 
 
 @pytest.mark.parametrize("path", CORPORA, ids=name)
@@ -63,6 +68,23 @@ def test_conversion_recipe_parses_and_leaves_the_files_to_the_user(path):
     (args,) = parse_recipe(GROUPS["convert_tinygsm.py"], [str(path)])
     assert args.open_evaluation_sets()
     assert args.source_root == "."
+
+
+@pytest.mark.parametrize("path", FINE_TUNING, ids=name)
+def test_fine_tuning_recipe_parses_and_names_no_arm_and_no_start(path):
+    written = yaml.safe_load(path.read_text())
+    assert not {"condition", "model_name_or_path"} & set(written)
+    _, data_args, args = parse_recipe(GROUPS["sft.py"], [str(path), "--model_name_or_path", "CHECKPOINT"])
+    for entry in data_args.datasets:
+        SftSource.from_recipe(entry)
+    for entry in data_args.decontaminate:
+        Source.from_recipe(entry, ".")
+    assert "{condition}" in args.output_dir
+    if name(path).startswith("recipes/gpt2"):
+        for processes in (1, 2, 4, 8):
+            assert accumulation_steps(args.total_batch_items, args.per_device_train_batch_size, processes)
+        assert args.bf16
+        assert any(entry["name"] == "GSM8K test" for entry in data_args.decontaminate)
 
 
 @pytest.mark.parametrize("path", EVALUATIONS, ids=name)

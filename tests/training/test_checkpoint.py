@@ -1,9 +1,12 @@
 import json
+import os
+import shutil
 
 import pytest
 
 from training.core.checkpoint import (
     check_process_count,
+    link_best,
     list_checkpoints,
     newest_checkpoint,
     publish,
@@ -96,6 +99,37 @@ def test_the_newest_checkpoints_are_kept(tmp_path, keep, left):
         make(tmp_path, step)
     remove_old_checkpoints(tmp_path, keep)
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in range(5 - left, 5)]
+
+
+@pytest.mark.parametrize(("keep", "left"), [(2, [1, 3, 4]), (1, [1, 4]), (4, [1, 2, 3, 4])])
+def test_best_checkpoint_is_kept_besides_the_newest(tmp_path, keep, left):
+    for step in (1, 2, 3, 4):
+        make(tmp_path, step)
+    link_best(tmp_path, tmp_path / "checkpoint-1")
+    remove_old_checkpoints(tmp_path, keep)
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in left]
+
+
+def test_checkpoint_that_is_no_longer_the_best_is_removed(tmp_path):
+    for step in (1, 2, 3):
+        link_best(tmp_path, make(tmp_path, step))
+        remove_old_checkpoints(tmp_path, 1)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-3"]
+
+
+def test_link_to_the_best_checkpoint_moves_with_the_run(tmp_path):
+    run = tmp_path / "run"
+    for step in (1, 2):
+        make(run, step)
+        link_best(run, run / f"checkpoint-{step}")
+    shutil.move(run, tmp_path / "moved")
+    best = tmp_path / "moved" / "best"
+    assert os.readlink(best) == "checkpoint-2"
+    assert verify_checkpoint(best)["step"] == 2
+    assert sorted(path.name for path in (tmp_path / "moved").iterdir() if "check" not in path.name) == [
+        ".saving",
+        "best",
+    ]
 
 
 @pytest.mark.parametrize("engine", ["DEEPSPEED-ZERO2", "FSDP"])

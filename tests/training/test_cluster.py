@@ -1,15 +1,11 @@
-"""Corpus preparation through datatrove. Slurm's commands are replaced by scripts that put jobs into a folder; the test
-runs them as a cluster would: later, elsewhere, and in the order that their dependencies allow."""
+"""Corpus preparation through datatrove, here and as jobs of a cluster."""
 
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
 import threading
 from collections import deque
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -18,6 +14,7 @@ import yaml
 pytest.importorskip("datatrove")
 
 from tests.conftest import CORPUS, PROJECT
+from tests.training.fake_slurm import FakeSlurm
 from training.core.files import alone_in
 from training.data.cluster import PreparePieces, launch, pieces_ahead
 from training.data.corpus import prepare_corpus
@@ -28,116 +25,6 @@ from training.data.records import read_record
 CONDITIONS = ["baseline", "mul_tokens"]
 HERE = PreparationArguments(executor="datatrove", workers=2)
 SLURM = PreparationArguments(executor="slurm", slurm_partition="cpu", workers=2)
-
-COMMANDS = {
-    # Any option may come first; the last argument is the script, which sbatch copies before it returns.
-    "sbatch": """
-        cd {spool}
-        number=$(ls | wc -l)
-        printf '%s\\n' "$@" > $number.arguments
-        cat "${{!#}}" > $number.script
-        echo "Submitted batch job $number"
-    """,
-    "squeue": "cat {spool}/../queued",
-    "scontrol": "echo localhost",
-    "srun": """
-        while [[ $1 == -* ]]; do
-            if [[ $1 == -n ]]; then shift; fi
-            shift
-        done
-        exec "$@"
-    """,
-}
-
-
-@dataclass
-class Job:
-    number: str
-    options: dict[str, str]
-    script: Path
-
-    @property
-    def indices(self) -> range:
-        return range(int(re.match(r"0-(\d+)", self.options["array"]).group(1)) + 1)
-
-
-@dataclass
-class FakeSlurm:
-    """A folder of submitted jobs, and a way to run them."""
-
-    folder: Path
-    ended: dict[str, bool] = field(default_factory=dict)
-
-    @classmethod
-    def install(cls, folder: Path) -> "FakeSlurm":
-        (folder / "bin").mkdir()
-        (folder / "spool").mkdir()
-        (folder / "queued").touch()
-        for name, body in COMMANDS.items():
-            script = folder / "bin" / name
-            script.write_text("#!/bin/bash\n" + body.format(spool=folder / "spool"), encoding="utf-8")
-            script.chmod(0o755)
-        return cls(folder)
-
-    @property
-    def path(self) -> str:
-        """A PATH with Slurm on it, and without the folder of the interpreter."""
-        rest = [part for part in os.environ["PATH"].split(os.pathsep) if part != os.path.dirname(sys.executable)]
-        return os.pathsep.join([str(self.folder / "bin"), *rest])
-
-    @property
-    def jobs(self) -> list[Job]:
-        found = []
-        for file in sorted((self.folder / "spool").glob("*.script")):
-            lines = re.findall(r"^#SBATCH --(.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-            given = file.with_suffix(".arguments").read_text(encoding="utf-8").splitlines()[:-1]
-            options = [line.partition("=") for line in [*lines, *(option.removeprefix("--") for option in given)]]
-            found.append(Job(file.stem, {key: value for key, _, value in options}, file))
-        return found
-
-    def named(self, end: str) -> list[Job]:
-        """The jobs of a name, without those that only add up statistics."""
-        return [
-            job
-            for job in self.jobs
-            if job.options["job-name"].endswith(end) and "launch_pickled_pipeline" in job.script.read_text()
-        ]
-
-    def run(self, lost: tuple[int, ...] = ()) -> None:
-        """Run what waits, the newest first unless it depends on another; tasks `lost` end without having run."""
-        waiting = [job for job in reversed(self.jobs) if job.number not in self.ended]
-        while waiting:
-            job = next(job for job in waiting if self._may_start(job))
-            waiting.remove(job)
-            if self.ended.get(job.options.get("dependency", "").partition(":")[2], True):
-                succeeded = [index not in lost and self._run_task(job, index) for index in job.indices]
-                self.ended[job.number] = all(succeeded)
-            else:
-                assert job.options["kill-on-invalid-dep"] == "yes"
-                self.ended[job.number] = False
-
-    def _may_start(self, job: Job) -> bool:
-        kind, _, number = job.options.get("dependency", "").partition(":")
-        assert kind in ("", "afterok")
-        return not number or number in self.ended
-
-    def _run_task(self, job: Job, index: int) -> bool:
-        exported = (
-            dict(part.split("=") for part in job.options["export"].split(",")[1:]) if "export" in job.options else {}
-        )
-        log = job.options["output"].replace("%A", job.number).replace("%a", str(index))
-        inside = {"SLURM_ARRAY_TASK_ID": str(index), "SLURM_JOB_ID": job.number, "SLURM_NODELIST": "localhost"}
-        with open(log, "w", encoding="utf-8") as output:
-            done = subprocess.run(
-                ["bash", job.script],
-                env={**os.environ, "PATH": self.path, **exported, **inside},
-                cwd=PROJECT,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                check=False,
-                timeout=120,
-            )
-        return done.returncode == 0
 
 
 @pytest.fixture
@@ -411,42 +298,3 @@ def test_missing_datatrove_is_a_clear_error(tmp_path):
     )
     assert "ValueError: the executors datatrove and slurm need datatrove" in done.stderr
     assert "pip install 'mul-fact-tokens[cluster]'" in done.stderr
-
-
-def text_files(folder: Path, sizes: list[int]) -> None:
-    folder.mkdir(parents=True)
-    for number, size in enumerate(sizes):
-        (folder / f"{number}.txt").write_text("a" * size, encoding="utf-8")
-
-
-def names_ahead(tmp_path: Path, sources: list[dict], **keys) -> list[str]:
-    output = tmp_path / "out"
-    shutil.rmtree(output, ignore_errors=True)
-    args = CorpusArguments(sources=sources, source_root=str(tmp_path), output_dir=str(output), **keys)
-    return [piece.name for piece in pieces_ahead(Plan.make(args))]
-
-
-def test_sources_are_filled_in_order_up_to_six_bytes_per_token(tmp_path):
-    text_files(tmp_path / "first", [300, 300])
-    text_files(tmp_path / "second", [300, 300, 300])
-    sources = [{"path": "first"}, {"path": "second"}]
-    whole = ["00-00000", "00-00001", "01-00000", "01-00001", "01-00002"]
-    assert names_ahead(tmp_path, sources) == whole
-    # Half of all documents are held out, so a training token takes twelve bytes of text.
-    assert names_ahead(tmp_path, sources, target_tokens=75, validation_fraction=0.5) == whole[:3]
-    assert names_ahead(tmp_path, sources, target_tokens=76, validation_fraction=0.5) == whole[:4]
-    assert names_ahead(tmp_path, [{"path": "first", "epochs": 3}, sources[1]], target_tokens=200) == whole[:2]
-
-
-def test_weighted_sources_take_their_share(tmp_path):
-    text_files(tmp_path / "first", [300] * 5)
-    text_files(tmp_path / "second", [300] * 5)
-    sources = [{"path": "first", "weight": 1}, {"path": "second", "weight": 3}]
-    ahead = names_ahead(tmp_path, sources, target_tokens=100, validation_fraction=0.5)
-    assert ahead == ["00-00000", "01-00000", "01-00001", "01-00002"]
-
-
-def test_fillers_of_a_dose_are_left_to_the_finish(tmp_path):
-    text_files(tmp_path / "text", [300])
-    sources = [{"synthetic": "drills"}, {"path": "text"}]
-    assert names_ahead(tmp_path, sources, dose=1e-2) == ["01-00000"]

@@ -22,7 +22,10 @@ def test_every_kind_of_task_can_be_built(tmp_path):
     row = {"ctx": "A man", "endings": ["a", "b", "c", "d"], "label": "1"}
     (tmp_path / "h.jsonl").write_text(json.dumps(row) + "\n")
     text = {"task": "text_loss", "synthetic": "drills", "documents": 3}
-    entries = [{"task": "hellaswag", "path": "h.jsonl"}, PROBLEMS, {"task": "probes", "sets": ["addition"]}, text]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "?", "answer": "!"}) + "\n")
+    replies = {"task": "replies", "datasets": [{"path": "rows.jsonl"}]}
+    probes = {"task": "probes", "sets": ["addition"]}
+    entries = [{"task": "hellaswag", "path": "h.jsonl"}, PROBLEMS, probes, text, replies]
     tasks = EvalArguments(tasks=entries, data_root=str(tmp_path)).open_tasks()
     assert [task.name for task in tasks] == [entry["task"] for entry in entries]
     assert {entry["task"] for entry in entries} == set(TASKS)
@@ -46,6 +49,32 @@ def test_texts_of_text_loss_are_taken_up_to_the_limit():
     assert whole.data_sha256 != part.data_sha256
 
 
+def test_replies_are_drawn_and_decoded_as_the_recipe_says():
+    source = {"synthetic": "instructions", "documents": 40, "sample": 5}
+    entry = {"task": "replies", "datasets": [source], "max_new_tokens": 9, "one_answer": False}
+    (task,) = EvalArguments(tasks=[entry], seed=3, batch_size=2).open_tasks()
+    (other,) = EvalArguments(tasks=[entry], seed=4).open_tasks()
+    assert len(task.rows) == 5
+    assert task.rows != other.rows
+    assert task.settings() == task.settings() | {"batch_size": 2, "seed": 3}
+    assert task.settings()["decoding"] == other.settings()["decoding"] | {"max_new_tokens": 9, "one_answer": False}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, "task 'replies' has no datasets; list at least one"),
+        ({"datasets": []}, "task 'replies' has no datasets"),
+        ({"datasets": ["rows.jsonl"]}, "an entry of datasets is 'rows.jsonl'; write a mapping"),
+        ({"datasets": [{"synthetic": "instructions", "documents": 1, "rows": 2}]}, r"unknown keys \['rows'\]"),
+    ],
+)
+def test_replies_to_no_rows_are_refused(keys, message):
+    args = EvalArguments(tasks=[{"task": "replies", **keys}])
+    with pytest.raises(ValueError, match=message):
+        args.open_tasks()
+
+
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
@@ -57,6 +86,8 @@ def test_texts_of_text_loss_are_taken_up_to_the_limit():
         ([{"task": "probes", "name": "../x"}], "it names a file"),
         ([{**PROBLEMS, "max_new_tokens": "many"}], "task 'word_problems': max_new_tokens must be int"),
         ([{**PROBLEMS, "samples": 4}], "temperature"),
+        ([{"task": "replies", "path": "x"}], r"task 'replies' has unknown keys \['path'\]; replies has datasets"),
+        ([{"task": "replies", "datasets": {"path": "x"}}], "task 'replies': datasets must be list"),
     ],
 )
 def test_task_that_makes_no_sense_is_refused_before_anything_runs(tasks, message):

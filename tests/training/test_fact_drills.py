@@ -51,6 +51,20 @@ def test_rows_that_are_not_accepted_are_replaced():
     assert not any("bakery" in row.question for row in rows)
 
 
+@pytest.mark.parametrize("long_multiplication", [False, True])
+def test_held_out_facts_are_never_written(long_multiplication):
+    settings = ConversionSettings(long_multiplication=long_multiplication)
+    held_out = [(b, a) for a in range(1, 10) for b in range(a, 10) if (a * b) % 2]
+    rows = list(drill_rows(np.zeros(len(FACTS)), 8, settings, held_out_facts=held_out))
+    for fact, count in zip(FACTS, counted(rows), strict=True):
+        assert count == 0 if fact.product % 2 else count >= 8
+
+
+def test_held_out_facts_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match="held_out_facts holds"):
+        next(drill_rows(np.zeros(len(FACTS)), 3, ConversionSettings(), held_out_facts=[(0, 9)]))
+
+
 def test_style_without_products_is_refused():
     with pytest.raises(ValueError, match=r"drill_minimum 1 is out of reach.*style is 'program'"):
         list(drill_rows(np.zeros(len(FACTS)), 1, ConversionSettings(style="program")))

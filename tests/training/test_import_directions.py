@@ -12,7 +12,10 @@ PROGRAMS = sorted(path for path in (PROJECT / "training").glob("*.py") if path.n
 # Readers of text and programs, which the data of fine-tuning is checked with: they need neither PyTorch nor data.
 READERS = {"training.evals.interpreter"} | {
     f"training.evals.{name}"
-    for name in "answers calculations equations program_check program_functions program_scan program_walk".split()
+    for name in (
+        "answers calculations equations program_check program_expressions program_functions program_scan "
+        "program_values program_walk"
+    ).split()
 }
 ALLOWED = {
     "core": {"core"},

@@ -10,11 +10,20 @@ from fractions import Fraction
 import pytest
 
 from tests.training.hostile_programs import BUDGET, ERROR, HARMLESS, HOSTILE, REFUSED, body, returns
-from training.evals import interpreter, program_check, program_functions, program_scan, program_walk
+from training.evals import (
+    interpreter,
+    program_check,
+    program_expressions,
+    program_functions,
+    program_scan,
+    program_values,
+    program_walk,
+)
 from training.evals.interpreter import STATUSES, Verdict, extract_program, run_program
 from training.evals.program_check import check_program
 from training.evals.program_functions import MAX_ITEMS, OverBudget, Refused
-from training.evals.program_walk import MAX_CELLS, MAX_STEPS, Interpreter
+from training.evals.program_values import MAX_CELLS, MAX_STEPS
+from training.evals.program_walk import Interpreter
 
 EVERY_PROGRAM = REFUSED | BUDGET | ERROR | {name: source for name, (source, _) in HARMLESS.items()}
 
@@ -177,7 +186,7 @@ def test_operations_never_exceed_the_steps(name):
 
 def test_clock_stops_what_the_steps_do_not(monkeypatch):
     ticks = iter([0.0, 0.1, 0.3, 0.5])
-    monkeypatch.setattr(program_walk.time, "thread_time", lambda: next(ticks))
+    monkeypatch.setattr(program_values.time, "thread_time", lambda: next(ticks))
     assert run_program(BUDGET["while_true_counts"]) == Verdict("budget", reason="time")
 
 
@@ -237,7 +246,15 @@ def test_program_cannot_change_the_constants_of_the_interpreter():
     assert [dict(table) for table in tables] == before
 
 
-SAFE_MODULES = [interpreter, program_check, program_functions, program_scan, program_walk]
+SAFE_MODULES = [
+    interpreter,
+    program_check,
+    program_expressions,
+    program_functions,
+    program_scan,
+    program_values,
+    program_walk,
+]
 
 
 @pytest.mark.parametrize("module", SAFE_MODULES)

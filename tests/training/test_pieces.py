@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.training.test_corpus import content, prepare, text_source, texts_of
+from tests.training.small_corpora import content, prepare, text_source, texts_of
 from tokenization import MulFactTokenizer
 from tokenization.mul_facts import END_OF_TEXT_ID
 from training.data import corpus as corpus_module

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.conftest import PROJECT, program_environment, run_command
-from tests.training.test_corpus import content, prepare
+from tests.training.small_corpora import content, prepare
 from training import prepare_data
 from training.core.console import stopping_in_words
 from training.core.recipe import parse_recipe

@@ -3,14 +3,8 @@ from fractions import Fraction
 import pytest
 
 from tests.training.tinygsm_programs import PROGRAMS, program, result_in_python, source
-from training.data.tinygsm.program_trace import (
-    Disagreement,
-    Quantity,
-    Unwritable,
-    given_numbers,
-    operations_behind,
-    trace,
-)
+from training.data.tinygsm.program_trace import trace
+from training.data.tinygsm.quantities import Disagreement, Quantity, Unwritable, given_numbers, operations_behind
 from training.evals.program_check import check_program
 
 

@@ -1,12 +1,19 @@
-import json
 import re
+from collections import Counter
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from training.data.sft_sources import SftSource, build_mixture
-from training.data.sources import Source
+from tests.training.small_sft_sources import questions, source_of
+from tests.training.tiny_subjects import tokenizer_of
+from tokenization import count_facts
+from tokenization.mul_facts import FACT_IDS, FACTS
+from training.data.conversations import ConversationEncoder
+from training.data.sft_sources import SftSource
+from training.evals.answers import read_answer
+from training.evals.equations import find_equations
 
 TULU_SCHEMA = pa.schema(
     [
@@ -17,39 +24,21 @@ TULU_SCHEMA = pa.schema(
 )
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def questions(count, name="q"):
-    return [{"question": f"{name}{i}?", "answer": f"{i}"} for i in range(count)]
-
-
 @pytest.fixture
 def source(tmp_path):
-    """Make a source of so many rows: source(100, sample=10)."""
-
-    def make(rows, name="rows", **keys):
-        rows = questions(rows, name) if isinstance(rows, int) else rows
-        return SftSource(path=write(tmp_path / f"{name}.jsonl", rows).name, root=str(tmp_path), **keys)
-
-    return make
+    """Make a source of so many rows, or of these: source(100, limit=10)."""
+    return lambda rows, name="rows", **keys: source_of(tmp_path, rows, name, **keys)
 
 
-@pytest.fixture
-def mix(tmp_path):
-    """Build a mixture; returns it with the questions of its two parts."""
-
-    def build(*sources, seed=0, **options):
-        mixture = build_mixture(sources, seed, tmp_path / "mixture", **options)
-        return mixture, *(asked(part) for part in (mixture.train, mixture.held_out))
-
-    return build
+def read(source):
+    """Return the conversations of a source as pairs of role and content, and what was left out."""
+    left_out = Counter()
+    rows = [[(m["role"], m["content"]) for m in messages] for _, messages in source.conversations(left_out)]
+    return rows, left_out
 
 
-def asked(dataset):
-    return [next(each["content"] for each in row["messages"] if each["role"] == "user") for row in dataset]
+def asked(source):
+    return [row[0][1] for row in read(source)[0]]
 
 
 def test_rows_of_tulu_are_read_from_parquet_with_its_schema(tmp_path):
@@ -73,143 +62,9 @@ def test_rows_of_tulu_are_read_from_parquet_with_its_schema(tmp_path):
     by_folder = SftSource.from_recipe({"path": tmp_path.name, "split": "train"}, str(tmp_path.parent))
     by_file = SftSource.from_recipe({"path": "train-00000-of-00001.parquet", "messages": "messages"}, str(tmp_path))
     for source in (by_folder, by_file):
-        train, held_out, report = build_mixture([source], 0, tmp_path / "mixture")
-        assert [[(m["role"], m["content"]) for m in row["messages"]] for row in train] == conversations
-        assert re.search(r"train-00000-of-00001\.parquet, row 0$", train[0]["where"])
-        assert len(held_out) == 0 and report["rows"] == 5 and report["sources"][0]["train"] == 5
-
-
-def test_sample_is_of_the_whole_source_and_part_of_a_larger_one(source, mix):
-    small, large = (mix(source(200, sample=count))[1] for count in (40, 80))
-    assert len(small) == 40 and len(large) == 80 and set(small) < set(large)
-    numbers = [int(question[4:-1]) for question in small]
-    assert numbers == sorted(numbers) and 60 < sum(numbers) / 40 < 140
-
-
-def test_sample_depends_on_the_seed_alone(source, mix):
-    assert mix(source(200, sample=40), seed=1)[1] == mix(source(200, sample=40), seed=1)[1]
-    assert mix(source(200, sample=40), seed=1)[1] != mix(source(200, sample=40), seed=2)[1]
-
-
-def test_limit_takes_the_head_and_the_sample_is_of_it(source, mix):
-    assert mix(source(200, limit=3))[1] == ["rows0?", "rows1?", "rows2?"]
-    assert {int(question[4:-1]) for question in mix(source(200, limit=10, sample=5))[1]} < set(range(10))
-
-
-def test_larger_sample_than_the_source_is_refused(source, mix):
-    with pytest.raises(ValueError, match=r"'rows.jsonl' has sample 30, but 20 rows to train on"):
-        mix(source(20, sample=30))
-
-
-@pytest.mark.parametrize("held_out", [0.1, 20])
-def test_held_out_rows_are_never_trained_on_and_independent_of_seed_and_sample(source, mix, held_out):
-    parts = [
-        mix(source(200, held_out=held_out, sample=sample), seed=seed)[1:] for seed, sample in ((0, None), (5, 50))
-    ]
-    for train, held in parts:
-        assert not set(train) & set(held)
-        assert 5 <= len(held) <= 40
-    assert parts[0][1] == parts[1][1]
-    assert len(parts[0][0]) + len(parts[0][1]) == 200
-    if held_out == 20:
-        assert len(parts[0][1]) == 20
-
-
-def test_held_out_share_is_stable_when_rows_are_added_or_moved(source, mix):
-    before = mix(source(100, held_out=0.2))[2]
-    after = mix(source([*questions(50, "new"), *questions(100, "rows")[::-1]], held_out=0.2))[2]
-    assert {question for question in after if question.startswith("rows")} == set(before) and before
-
-
-def test_same_question_is_on_one_side_whatever_its_answer_or_blanks(source, mix):
-    again = [{"question": f" ROWS{i}? ", "answer": "another"} for i in range(100)]
-    _, train, held = mix(source([*questions(100, "rows"), *again], held_out=0.3))
-    normal = [{question.strip().lower() for question in part} for part in (train, held)]
-    assert not normal[0] & normal[1] and len(train) + len(held) == 200 and held
-
-
-def test_question_held_out_of_one_source_is_not_trained_on_from_another(source, mix):
-    first, second = source(100, "rows", held_out=0.3), source(questions(100, "rows"), "copies")
-    mixture, train, held = mix(first, second)
-    assert not set(train) & set(held)
-    assert mixture.report["sources"][1]["asked_in_held_out"] == len(held) > 10
-
-
-def test_holding_out_everything_is_refused(source, mix):
-    with pytest.raises(ValueError, match="has held_out 20, but 20 rows"):
-        mix(source(20, held_out=20))
-
-
-def counts(mixture):
-    return [each["train"] for each in mixture.report["sources"]]
-
-
-def test_weights_are_shares_of_rows_total(source, mix):
-    mixture, train, _ = mix(source(100, "a", weight=7), source(100, "b", weight=3), rows_total=55)
-    assert counts(mixture) == [38, 17] or counts(mixture) == [39, 16]
-    assert len(set(train)) == len(train) == mixture.report["rows"] == 55
-
-
-def test_without_rows_total_the_scarcest_source_limits_the_mixture(source, mix):
-    assert counts(mix(source(100, "a", weight=0.5), source(20, "b", weight=0.5))[0]) == [20, 20]
-    assert counts(mix(source(100, "a", weight=0.5), source(20, "b", weight=0.5, epochs=3))[0]) == [60, 60]
-
-
-def test_source_repeats_no_row_twice_before_all_came_once(source, mix):
-    mixture, train, _ = mix(source(100, "a", weight=1), source(20, "b", weight=1, epochs=3), rows_total=100)
-    repeats = [train.count(question["question"]) for question in questions(20, "b")]
-    assert sum(repeats) == 50 and set(repeats) == {2, 3}
-    assert mixture.report["sources"][1]["epochs"] == 2.5
-
-
-def test_source_that_runs_out_is_named_with_its_numbers(source, mix):
-    message = r"'b.jsonl' is to give 50 rows \(50.0% of rows_total 100\), but has 20 and may repeat them to 20 .* to 3"
-    with pytest.raises(ValueError, match=message):
-        mix(source(100, "a", weight=1), source(20, "b", weight=1), rows_total=100)
-
-
-@pytest.mark.parametrize(
-    ("weights", "options", "message"),
-    [
-        ((1.0, None), {}, "some sources have a weight and others have none"),
-        ((None, None), {"rows_total": 5}, "rows_total is 5; .* needs a weight"),
-        ((1.0, 1.0), {"rows_total": 0}, "rows_total is 0"),
-        ((), {}, "datasets is empty"),
-    ],
-)
-def test_mixture_that_makes_no_sense_is_refused(source, mix, weights, options, message):
-    with pytest.raises(ValueError, match=message):
-        mix(*(source(10, f"s{i}", weight=weight) for i, weight in enumerate(weights)), **options)
-
-
-ITEM = "Ann buys some red apples and two green pears at the small market in town today. How many?"
-
-
-def test_copies_of_test_items_are_left_out_and_reported(tmp_path, source, mix):
-    write(tmp_path / "test.jsonl", [{"question": ITEM}])
-    tests = [Source(name="the test", path="test.jsonl", root=str(tmp_path), text_field="question")]
-    rows = [*questions(5, "rows"), {"question": "Hello?", "answer": f"Well, {ITEM.upper()} 7"}]
-    mixture, train, _ = mix(source(rows), evaluation_sets=tests)
-    assert train == asked_of(questions(5, "rows"))
-    (facts,) = mixture.report["sources"]
-    assert facts["contaminated"] == 1 and facts["contaminated_by_set"] == {"the test": 1}
-    assert facts["contaminated_examples"][0]["where"].endswith("rows.jsonl, line 6")
-    assert mixture.report["evaluation_sets"]["the test"]["items"] == 1
-
-
-def asked_of(rows):
-    return [row["question"] for row in rows]
-
-
-def test_synthetic_rows_are_compared_by_the_whole_question(tmp_path, mix):
-    """Of so many problems made by one rule, most share 13 words with another."""
-    synthetic = SftSource(synthetic="word_problems", documents=2000)
-    _, all_questions, _ = mix(synthetic)
-    write(tmp_path / "test.jsonl", [{"question": all_questions[7]}])
-    tests = [Source(path="test.jsonl", root=str(tmp_path), text_field="question")]
-    mixture, train, _ = mix(synthetic, evaluation_sets=tests)
-    assert train == [question for question in all_questions if question != all_questions[7]]
-    assert mixture.report["sources"][0]["contaminated"] == all_questions.count(all_questions[7])
+        assert read(source) == (conversations, {})
+        where, _ = next(source.conversations(Counter()))
+        assert re.search(r"train-00000-of-00001\.parquet, row 0$", where)
 
 
 SOLUTIONS = [
@@ -227,63 +82,77 @@ SOLUTIONS = [
         ("equations", "6*9 = 54\n#### 54", {"false annotation": 1, "no annotation": 1}),
     ],
 )
-def test_annotations_are_kept_stripped_or_made_the_answer(source, mix, annotations, first, left_out):
-    mixture, train, _ = mix(source(SOLUTIONS, annotations=annotations))
-    assert mixture.train[0]["messages"][1]["content"] == first
-    assert mixture.report["sources"][0]["left_out"] == left_out
-    assert len(train) == 3 - sum(left_out.values())
+def test_annotations_are_kept_stripped_or_made_the_answer(source, annotations, first, left_out):
+    rows, counted = read(source(SOLUTIONS, annotations=annotations))
+    assert rows[0] == [("user", "a?"), ("assistant", first)]
+    assert counted == left_out
+    assert len(rows) == 3 - sum(left_out.values())
 
 
 BROKEN = [*questions(2), {"question": "q2?", "answer": ""}, *questions(1, "last")]
 
 
-def test_malformed_row_is_named_with_its_column(source, mix):
+def test_malformed_row_is_named_with_its_column(source):
     with pytest.raises(ValueError, match=r"broken\.jsonl, line 3: column 'answer' is empty.*malformed: drop"):
-        mix(source(BROKEN, "broken"))
+        read(source(BROKEN, "broken"))
 
 
-def test_malformed_rows_are_dropped_and_counted_on_request(source, mix):
-    mixture, train, _ = mix(source(BROKEN, malformed="drop"))
-    assert train == ["q0?", "q1?", "last0?"]
-    assert mixture.report["sources"][0]["left_out"] == {"malformed": 1}
-    assert mixture.report["sources"][0]["rows"] == 4
+def test_malformed_rows_are_dropped_and_counted_on_request(source):
+    dropping = source(BROKEN, malformed="drop")
+    assert asked(dropping) == ["q0?", "q1?", "last0?"]
+    assert read(dropping)[1] == {"malformed": 1}
 
 
-def test_row_that_is_empty_without_its_annotations_is_malformed(source, mix):
+def test_row_that_is_empty_without_its_annotations_is_malformed(source):
     rows = [*questions(1), {"question": "a?", "answer": "<<6*9=54>>"}]
     with pytest.raises(ValueError, match="line 2: the assistant's message holds annotations only"):
-        mix(source(rows, annotations="strip"))
-    assert len(mix(source(rows, annotations="strip", malformed="drop"))[1]) == 1
+        read(source(rows, annotations="strip"))
+    assert asked(source(rows, annotations="strip", malformed="drop")) == ["q0?"]
 
 
-def test_missing_column_is_an_error_even_if_malformed_rows_are_dropped(source, mix):
+def test_missing_column_is_an_error_even_if_malformed_rows_are_dropped(source):
     rows = [*questions(1), {"question": "q?", "solution": "5"}]
     with pytest.raises(ValueError, match=r"line 2 has no column 'answer'; it has question, solution"):
-        mix(source(rows, malformed="drop"))
+        read(source(rows, malformed="drop"))
 
 
-def test_source_without_a_usable_row_is_refused_with_the_reasons(source, mix):
-    with pytest.raises(ValueError, match=r"'rows.jsonl' has no rows .*'no annotation': 3"):
-        mix(source(questions(3), annotations="equations"))
+def drills(minimum, **keys):
+    return SftSource.from_recipe({"synthetic": "drills", "drill_minimum": minimum, **keys})
 
 
-def test_synthetic_instructions_are_a_source(mix):
-    mixture, train, held = mix(SftSource(synthetic="instructions", documents=60, seed=2, held_out=10))
-    assert len(train) + len(held) == 60
-    assert mixture.report["sources"][0]["synthetic"] is True
-    assert {row["source"] for row in mixture.train} == {"synthetic instructions"}
+@pytest.mark.parametrize("long_multiplication", [False, True])
+def test_drills_bring_each_fact_at_least_so_often_in_true_worked_answers(long_multiplication):
+    rows, _ = read(drills(6, long_multiplication=long_multiplication))
+    replies = [reply for _, (_, reply) in rows]
+    assert sum(map(count_facts, replies)).min() >= 6
+    assert all(equation.is_true for reply in replies for equation in find_equations(reply))
+    assert all(read_answer(reply).strict is not None for reply in replies)
+    assert any(re.search(r"\d\d \* \d", reply) for reply in replies) == long_multiplication
 
 
-def test_report_is_plain_json(source, mix):
-    mixture, *_ = mix(source(100, "a", weight=7, held_out=0.1), source(100, "b", weight=3))
-    assert json.loads(json.dumps(mixture.report)) == mixture.report
+@pytest.mark.parametrize("long_multiplication", [False, True])
+def test_held_out_facts_are_in_no_drill_and_all_others_are(long_multiplication):
+    keys = {"long_multiplication": long_multiplication, "held_out_facts": [[9, 6], [7, 7]]}
+    counts = sum(count_facts(question + "\n" + reply) for (_, question), (_, reply) in read(drills(5, **keys))[0])
+    assert {(fact.a, fact.b) for fact, count in zip(FACTS, counts, strict=True) if count < 5} == {(6, 9), (7, 7)}
+    assert counts.min() == 0
 
 
-def test_rows_and_their_numbers_are_the_same_in_every_batch_size(source, mix, monkeypatch):
-    first = mix(source(100, held_out=0.1, sample=40))
-    monkeypatch.setattr("training.data.sft_sources._ROWS_AT_ONCE", 7)
-    again = mix(source(100, held_out=0.1, sample=40))
-    assert first[1:] == again[1:] and first[0].report == again[0].report
+def test_drills_are_a_function_of_their_keys():
+    assert read(drills(4)) == read(drills(4))
+    assert read(drills(4))[0] == read(drills(9))[0][: len(read(drills(4))[0])]
+    assert not set(asked(drills(4, seed=1))) >= set(asked(drills(4)))
+    assert asked(drills(4, limit=3)) == asked(drills(4))[:3]
+
+
+def test_both_arms_get_the_same_drills():
+    """One arm has a token for each fact; what decides which rows are kept, cut and packed is equal."""
+    rows = [messages for _, messages in drills(3, long_multiplication=True).conversations(Counter())]
+    plain, injected = (ConversationEncoder(tokenizer_of(arm)).encode(rows) for arm in ("baseline", "mul_tokens"))
+    for one, other in zip(plain, injected, strict=True):
+        assert one.ends[:, 1:].tolist() == other.ends[:, 1:].tolist()
+    tokens = np.concatenate([each.input_ids[each.completion_mask] for each in injected])
+    assert min(np.count_nonzero(tokens == number) for number in FACT_IDS) >= 3
 
 
 @pytest.mark.parametrize(
@@ -324,10 +193,16 @@ def test_entry_of_a_recipe_has_our_keys_or_those_of_trl(entry, expected):
         ({"path": "a.jsonl", "held_out": 0}, "has held_out 0; leave it out"),
         ({"path": "a.jsonl", "annotations": "drop"}, "choose keep, strip, equations"),
         ({"path": "a.jsonl", "malformed": "skip"}, "choose error, drop"),
-        ({"path": "a.jsonl", "held_out_facts": [[6, 9]]}, "only synthetic instructions can"),
+        ({"path": "a.jsonl", "held_out_facts": [[6, 9]]}, "has held_out_facts, which is for synthetic drills and ins"),
+        ({"path": "a.jsonl", "drill_minimum": 9}, "has drill_minimum, which is for synthetic drills; remove the key"),
         ({"synthetic": "instructions"}, "documents is 0"),
         ({"synthetic": "instructions", "documents": 5, "held_out_facts": [[0, 9]]}, "pair of whole numbers"),
-        ({"synthetic": "drills", "documents": 5}, "come from word_problems"),
+        ({"synthetic": "instructions", "documents": 5, "long_multiplication": True}, "is for synthetic drills"),
+        ({"synthetic": "drills"}, "drill_minimum is 0 and documents 0; .* give drill_minimum above zero"),
+        ({"synthetic": "drills", "drill_minimum": 3, "documents": 5}, "leave documents out"),
+        ({"synthetic": "drills", "drill_minimum": 3, "path": "a.jsonl"}, "exactly one of path, hub and synthetic"),
+        ({"synthetic": "drills", "drill_minimum": 3, "held_out_facts": [[6]]}, "pair of whole numbers"),
+        ({"synthetic": "tables", "documents": 5}, "synthetic is 'tables'; choose drills, instructions, word_problems"),
     ],
 )
 def test_entry_that_makes_no_sense_is_refused(entry, message):

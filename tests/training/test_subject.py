@@ -127,7 +127,7 @@ def test_damaged_weights_are_one_error(checkpoints, tmp_path):
 
 def test_run_instead_of_a_checkpoint_gets_a_hint(checkpoints, tmp_path):
     shutil.copytree(checkpoints / "baseline", tmp_path / "checkpoint-5")
-    with pytest.raises(ValueError, match=r"holds no model .* name a checkpoint of it, or use --every_checkpoint"):
+    with pytest.raises(ValueError, match=r"holds no model .* name a checkpoint of it, such as .*checkpoint-N"):
         load_subject(str(tmp_path))
 
 

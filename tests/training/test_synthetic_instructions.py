@@ -6,7 +6,9 @@ import pytest
 from tokenization import count_facts
 from tokenization.mul_facts import FACTS
 from training.data.conversations import check_messages
-from training.data.synthetic_instructions import DEFINITIONS, TASKS, SyntheticInstructions
+from training.data.instruction_tasks import TASKS
+from training.data.instruction_words import DEFINITIONS
+from training.data.synthetic_instructions import SyntheticInstructions
 
 
 @pytest.fixture(scope="module")

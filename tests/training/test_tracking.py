@@ -55,15 +55,29 @@ def test_throughput_leaves_out_pauses_and_counts_steps(monkeypatch):
     clock = iter([100.0, 110.0, 120.0])
     monkeypatch.setattr("training.core.tracking.time.perf_counter", lambda: next(clock))
     monkeypatch.setattr("training.core.tracking.peak_flops", lambda: 1e6)
-    throughput = Throughput(tokens_per_step=1000, flops_per_token=100.0, num_devices=2)
+    throughput = Throughput(lambda step: {"tokens": 1000 * step, "flops": 100_000 * step}, num_devices=2)
     throughput.on_train_begin(None, SimpleNamespace(global_step=4), None)
     throughput.pause(2.0)
     first = throughput.measure(step=8, max_steps=10)  # 4 steps in 10 - 2 seconds
     assert first["tokens_per_second"] == 500
     assert first["mfu"] == pytest.approx(500 * 100 / (1e6 * 2))
     assert first["seconds_left"] == 4
-    assert first["tokens"] == 8000
     assert throughput.measure(step=10, max_steps=10)["tokens_per_second"] == 200
+
+
+def test_throughput_counts_work_since_the_start_of_the_run_and_speed_since_the_last_line(monkeypatch):
+    clock = iter([0.0, 1.0])
+    monkeypatch.setattr("training.core.tracking.time.perf_counter", lambda: next(clock))
+    throughput = Throughput(lambda step: {"tokens": step**2, "flops": 0, "rows": 3 * step}, num_devices=1)
+    throughput.on_train_begin(None, SimpleNamespace(global_step=4), None)
+    measured = throughput.measure(step=6, max_steps=10)
+    assert measured["tokens_per_second"] == 36 - 16
+    assert (measured["tokens"], measured["rows"], measured["flops"]) == (36, 18, 0)
+
+
+def test_log_line_of_fine_tuning_says_how_many_tokens_were_right():
+    line = format_log_line({"loss": 1.0, "learning_rate": 1e-3, "mean_token_accuracy": 0.876}, 1, 2)
+    assert line == "step 1/2 | loss 1.0000 | lr 1.00e-03 | tokens right 87.6%"
 
 
 def test_resumed_run_drops_rows_behind_its_checkpoint_and_a_torn_line(tmp_path):

@@ -3,7 +3,8 @@ from fractions import Fraction
 import pytest
 
 from tests.training.tinygsm_programs import PROGRAMS, equations, program, source
-from training.data.tinygsm.program_trace import Unwritable, trace
+from training.data.tinygsm.program_trace import trace
+from training.data.tinygsm.quantities import Unwritable
 from training.data.tinygsm.worked_text import Worked, expected_numbers, label_of, step_lines, work_out
 from training.evals.equations import find_equations
 from training.evals.program_check import check_program

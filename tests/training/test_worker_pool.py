@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from tests.training.test_corpus import content, prepare
+from tests.training.small_corpora import content, prepare
 from training.data.corpus import prepare_corpus
 from training.data.corpus_recipe import CorpusArguments
 from training.data.plan import Plan

@@ -54,7 +54,6 @@ def save_merged(model: PeftModel, folder: Path) -> None:
     tied = getattr(base, "_tied_weights_keys", None) or {}
     weights = {name: weight for name, weight in merged_weights(model).items() if name not in tied}
     base.save_pretrained(folder, state_dict=weights)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's, about the adapter
 
 
 def load_adapter(model: PeftModel, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The README.md of a checkpoint: what the model is, what it was trained on so far, and how to load it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ _UNITS = {
 }
 # What a reader asks first; run.json beside the checkpoint has every key.
 _KEYS = (
-    "learning_rate lr_scheduler_type warmup_steps weight_decay total_batch_tokens total_batch_items bf16 use_peft seed "
-    "data_seed init_seed"
+    "learning_rate lr_scheduler_type warmup_steps weight_decay total_batch_tokens total_batch_items bf16 use_peft "
+    "seed data_seed init_seed"
 ).split()
 
 
@@ -36,7 +37,7 @@ def write_model_card(folder: Path, facts: dict[str, Any], step: int, work: dict[
     header.append(f"tags: [gpt2, arithmetic, {condition}]")
     rows = [("arm", f"{condition}: {_CONDITIONS[condition]}"), ("parameters", f"{facts['parameters']:,}")]
     if start:
-        rows.append(("started from", f"`{start}`"))
+        rows.append(("started from", f"`{_end_of_path(start)}`"))
     rows += [("trained on", source) for source in _sources(recipe)]
     rows.append(("step", f"{step:,} of {recipe['max_steps']:,}"))
     rows += [(f"{_UNITS[name]} so far", f"{count:,}") for name, count in work.items()]
@@ -68,8 +69,17 @@ def write_model_card(folder: Path, facts: dict[str, Any], step: int, work: dict[
 
 def _sources(recipe: dict[str, Any]) -> list[str]:
     if "datasets" not in recipe:
-        return [f"`{recipe.get('corpus_recipe') or recipe.get('corpus_dir')}`"]
-    return [
-        ", ".join(f"{key}: {value}" for key, value in entry.items()) if isinstance(entry, dict) else f"`{entry}`"
-        for entry in recipe["datasets"]
-    ]
+        return [f"`{_end_of_path(recipe.get('corpus_recipe') or recipe['corpus_dir'])}`"]
+    # On a command line an entry is JSON.
+    entries = [json.loads(entry) if isinstance(entry, str) else entry for entry in recipe["datasets"]]
+    return [", ".join(f"{key}: {_described(value)}" for key, value in entry.items()) for entry in entries]
+
+
+def _described(value: Any) -> str:
+    return _end_of_path(value) if isinstance(value, str) and Path(value).is_absolute() else str(value)
+
+
+def _end_of_path(place: str) -> str:
+    """Return the last names of a path; the folders above a run or its data are nobody's business."""
+    path = Path(place)
+    return "/".join(path.relative_to(path.anchor).parts[-3:])

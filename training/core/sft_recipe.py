@@ -125,7 +125,7 @@ class SftArguments(SFTConfig):
     max_length: int | None = None
     early_stopping_patience: int | None = None
     bf16: bool = True
-    gradient_checkpointing: bool = False  # TRL's default is True; models of this size have the memory
+    gradient_checkpointing: bool | None = None  # TRL switches it on; models of this size have the memory
     logging_steps: float = 10
     logging_nan_inf_filter: bool = False
     eval_strategy: str = "steps"

@@ -1,6 +1,7 @@
 """Fine-tuning items in the order in which a run reads them: a batch is a function of (data_seed, step)."""
 
 import math
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,9 @@ class TrainingOrder:
         order = np.concatenate([shuffled(items, data_seed, epoch) for epoch in range(math.ceil(places / items))])
         order = order[:places].astype(np.int64)
         self.dataset = packed.dataset.select(order)
+        # Python's integers: the operations of a large run do not fit into 64 bits.
         self._done = {
-            name: np.append(0, np.cumsum(counts[order].reshape(self.steps, -1).sum(axis=1)))
+            name: [0, *accumulate(counts[order].reshape(self.steps, -1).sum(axis=1).tolist())]
             for name, counts in _counts(packed.dataset, config).items()
         }
 
@@ -56,7 +58,7 @@ class TrainingOrder:
         `rows` are conversations, `bytes` those of their text and `supervised_bytes` those of the replies: equal in
         both arms. `tokens` are the arm's own, without padding, and `flops` what training spends on them.
         """
-        return {name: int(done[step]) for name, done in self._done.items()}
+        return {name: done[step] for name, done in self._done.items()}
 
 
 def _counts(items: Dataset, config: DomainGPT2Config) -> dict[str, np.ndarray]:

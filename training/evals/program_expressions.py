@@ -17,7 +17,7 @@ from training.evals.program_functions import (
     size_of,
     text_of,
 )
-from training.evals.program_values import METHODS, Values
+from training.evals.program_values import MAX_SECONDS, METHODS, Values
 
 _Collect = Callable[[], bool | None]
 
@@ -25,7 +25,7 @@ _Collect = Callable[[], bool | None]
 class Expressions(Values):
     """Evaluates the expressions of one checked program with its variables; raises as `Values` does."""
 
-    def __init__(self, program: Program, max_seconds: float):
+    def __init__(self, program: Program, max_seconds: float = MAX_SECONDS):
         super().__init__(max_seconds)
         self.program = program
         self.variables: dict[str, Any] = {}
@@ -255,7 +255,7 @@ class Expressions(Values):
         if type(plain := self.plain(owner)) in (int, float):
             owner = plain
         values = [self.evaluate(value) for value in node.args]
-        if node.keywords or len(values) not in _METHODS.get(type(owner), {}).get(method, ()):
+        if node.keywords or len(values) not in METHODS.get(type(owner), {}).get(method, ()):
             raise Refused(f"method {method}"[:60])
         return self._call_method(owner, method, values)
 

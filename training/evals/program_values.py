@@ -23,6 +23,7 @@ from training.evals.program_functions import (
 MAX_STEPS = 10_000  # expressions, statements, rounds of loops, and items that a function or an operator looks at
 MAX_ITERATIONS = 1_000  # of one loop
 MAX_CELLS = 100_000  # items of all lists and characters of all texts that are ever made
+MAX_SECONDS = 0.2
 STEPS_PER_LOOK_AT_THE_CLOCK = 256
 
 _BINARY: dict[type, Callable] = {
@@ -53,8 +54,7 @@ METHODS = {
 
 
 class Values:
-    """What a program can do with its values; a subclass may keep other numbers than Python's, by the methods that
-    say so.
+    """What a program can do with its values; a subclass with other numbers than Python's replaces the first methods.
 
     Raises `Refused`, `OverBudget`, or the error that Python would raise.
     """

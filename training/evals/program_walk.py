@@ -5,12 +5,10 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import Any
 
-from training.evals.program_check import Program, imported_names
+from training.evals.program_check import imported_names
 from training.evals.program_expressions import Expressions
 from training.evals.program_functions import OverBudget, Refused
 from training.evals.program_values import MAX_ITERATIONS
-
-MAX_SECONDS = 0.2
 
 
 class _Signal:
@@ -26,13 +24,10 @@ class _Return(_Signal):
 
 
 class Interpreter(Expressions):
-    """Walks through one checked program; a subclass may keep other numbers than Python's, as `Values` says.
+    """Walks through one checked program; a subclass may keep other numbers than Python's, see `Values`.
 
     Raises `Refused`, `OverBudget`, or the error that Python would raise.
     """
-
-    def __init__(self, program: Program, max_seconds: float = MAX_SECONDS):
-        super().__init__(program, max_seconds)
 
     def run(self) -> Any:
         """Return what the function returns."""
@@ -89,7 +84,7 @@ class Interpreter(Expressions):
         return self._block(node.body if self.truth(self.evaluate(node.test)) else node.orelse)
 
     def _loop(self, node: ast.For | ast.While) -> _Signal | None:
-        for _ in self._items(node) if isinstance(node, ast.For) else self._rounds(node):
+        for _ in self._rounds_of_for(node) if isinstance(node, ast.For) else self._rounds_of_while(node):
             ended = self._block(node.body)
             if ended is _BREAK:
                 return None
@@ -97,13 +92,13 @@ class Interpreter(Expressions):
                 return ended
         return self._block(node.orelse)
 
-    def _items(self, node: ast.For) -> Iterator[None]:
+    def _rounds_of_for(self, node: ast.For) -> Iterator[None]:
         """Assign one item after the other, and yield where a round begins."""
         for item in self._each(self.evaluate(node.iter)):
             self._assign(node.target, item)
             yield
 
-    def _rounds(self, node: ast.While) -> Iterator[None]:
+    def _rounds_of_while(self, node: ast.While) -> Iterator[None]:
         """Yield where a round begins, for as long as the test holds."""
         for number in count(1):
             if not self.truth(self.evaluate(node.test)):

@@ -106,19 +106,21 @@ def load_subject(
     """
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        hint = "name a checkpoint of it, or use --every_checkpoint" if list_checkpoints(folder) else "name another"
+        hint = (
+            f"name a checkpoint of it, such as {folder / 'checkpoint-N'}"
+            if list_checkpoints(folder)
+            else "name another"
+        )
         raise ValueError(f"'{name}' holds no model (there is no config.json in it); {hint}")
     if folder.is_dir() and revision is not None:
-        raise ValueError(f"--revision is {revision!r}, but '{name}' is a folder, which has none; leave it out")
+        raise ValueError(f"the revision is {revision!r}, but '{name}' is a folder, which has none; leave it out")
     where = f"'{name}'{f' at revision {revision}' if revision else ''}"
     # Once for all that is loaded: a branch that moves in between would give a model and another one's tokenizer.
     revision = resolve_revision(name, revision)
     try:
         config = DomainGPT2Config.get_config_dict(name, revision=revision)[0]
         if config.get("model_type") != "gpt2":
-            raise ValueError(
-                f"{where} is a model of type {config.get('model_type')!r}; GPT-2 checkpoints are evaluated"
-            )
+            raise ValueError(f"{where} is a model of type {config.get('model_type')!r}; name a GPT-2 checkpoint")
         model = DomainGPT2ForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32)
         tokenizer = _load_tokenizer(name, revision, where, model.config.vocab_size)
     except (OSError, ValueError, SafetensorError) as error:
@@ -126,7 +128,7 @@ def load_subject(
             raise
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"{where} cannot be loaded: {reason}; correct --model{' or --revision' if revision else ''}, or copy the "
+            f"{where} cannot be loaded: {reason}; correct its name{' or revision' if revision else ''}, or copy the "
             "missing files"
         ) from error
     commit = getattr(revision, "resolved", None)
@@ -157,7 +159,7 @@ def _load_tokenizer(name: str, revision: str | None, where: str, vocabulary: int
     if tokenizer.convert_tokens_to_ids(END_OF_TEXT) != END_OF_TEXT_ID:
         raise ValueError(
             f"{where} has a tokenizer whose {END_OF_TEXT} is {tokenizer.convert_tokens_to_ids(END_OF_TEXT)}, and not "
-            f"GPT-2's {END_OF_TEXT_ID}; models with GPT-2's vocabulary are evaluated"
+            f"GPT-2's {END_OF_TEXT_ID}; name a model with GPT-2's vocabulary"
         )
     return tokenizer
 

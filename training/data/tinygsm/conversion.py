@@ -13,14 +13,14 @@ from typing import Any
 
 from tokenization.injection import find_facts
 from training.data.tinygsm.numbers_in_words import decimals_of, numbers_in
-from training.data.tinygsm.program_trace import (
+from training.data.tinygsm.program_trace import trace
+from training.data.tinygsm.quantities import (
     Disagreement,
     Exact,
     Quantity,
     Unwritable,
     given_numbers,
     operations_behind,
-    trace,
 )
 from training.data.tinygsm.worked_text import Worked, expected_numbers, step_lines, work_out
 from training.evals.answers import read_answer, read_numbers

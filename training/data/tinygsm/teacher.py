@@ -15,7 +15,7 @@ import requests
 
 from training.data import hub
 from training.data.tinygsm.conversion import ConversionSettings, Converter, Refusal, Row, row_of
-from training.data.tinygsm.program_trace import Quantity
+from training.data.tinygsm.quantities import Quantity
 from training.evals.answers import read_answer
 from training.evals.equations import find_equations
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from training.data.tinygsm.long_multiplication import long_multiplication
 from training.data.tinygsm.numbers_in_words import decimal_text, decimals_of
-from training.data.tinygsm.program_trace import Exact, Operation, Quantity, Unwritable, operations_behind
+from training.data.tinygsm.quantities import Exact, Operation, Quantity, Unwritable, operations_behind
 
 STEP_DECIMALS = 6  # a step with more is written into the next one, in parentheses
 STEP_DIGITS = 15
