@@ -82,6 +82,7 @@ def main(model_args: SftModelArguments, data_args: SftDataArguments, args: SftAr
         "tokenizer": getattr(tokenizer, "fingerprint", None),
         "parameters": model.num_parameters(),
         "initial_weights_sha256": sha256_of_weights(model),
+        "initial_commit": subject.commit,
         "rows_sha256": rows.train.summary["sha256"],
         "items": order.items,
         "work": order.work(order.steps),

@@ -12,9 +12,7 @@ from training.evals.held_out_replies import HeldOutReplies
 def packed(tmp_path_factory):
     rows = Dataset.from_list([{"messages": messages} for messages in CONVERSATIONS])
     folder = tmp_path_factory.mktemp("packed")
-    return {
-        arm: pack_conversations(rows, tokenizer_of(arm), folder / arm, CONTEXT, packing=False) for arm in ARMS
-    }
+    return {arm: pack_conversations(rows, tokenizer_of(arm), folder / arm, CONTEXT, packing=False) for arm in ARMS}
 
 
 def test_arms_measure_the_replies_of_the_same_rows(packed):

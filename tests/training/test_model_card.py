@@ -58,14 +58,9 @@ def test_folders_above_a_start_and_its_data_are_not_named(card, tmp_path):
     assert "run/checkpoint-5` |" in text and "private/a.jsonl" in text
 
 
-def test_corpus_of_a_pretraining_is_named_without_the_folders_above_it(card, tmp_path):
-    recipe = {key: None for key in ("model_name_or_path",)} | {"corpus_dir": str(tmp_path / "corpus")}
-    write_model_card(
-        tmp_path,
-        FACTS | {"recipe": {key: value for key, value in (RECIPE | recipe).items() if key != "datasets"}},
-        5,
-        {"tokens": 10, "flops": 20},
-    )
+def test_corpus_of_a_pretraining_is_named_without_the_folders_above_it(tmp_path):
+    recipe = {"run_name": "baseline-s0", "corpus_dir": str(tmp_path / "corpus"), "max_steps": 10}
+    write_model_card(tmp_path, FACTS | {"recipe": recipe}, 5, {"tokens": 10, "flops": 20})
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert f"{tmp_path.name}/corpus` |" in text and str(tmp_path.parent) not in text
     assert "started from" not in text

@@ -9,7 +9,8 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from modeling import DomainGPT2ForCausalLM
 
-_ROWS_AT_ONCE = 256  # of probabilities, while their entropy is added up
+# Positions come in multiples of it: logits of ever another size would leave the heap in pieces, and grow it for hours.
+_BLOCK = 256
 
 
 def score_supervised_positions_on_cpu(model: DomainGPT2ForCausalLM) -> None:
@@ -28,13 +29,15 @@ def score_supervised_positions_on_cpu(model: DomainGPT2ForCausalLM) -> None:
         hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]  # (B, T - 1, C)
         labels = labels[:, 1:]
         mask = labels != -100
-        logits = self.lm_head(hidden[mask], padded=True)  # (N, V)
-        targets = labels[mask]
+        count = int(mask.sum())
+        projected = F.pad(hidden[mask], (0, 0, 0, -count % _BLOCK))
+        logits = self.lm_head(projected, padded=True)  # (N, V)
+        targets = F.pad(labels[mask], (0, -count % _BLOCK))
         log_probs = -F.cross_entropy(logits, targets, reduction="none").float()
         with torch.no_grad():
             is_top1 = logits.argmax(-1) == targets
-            entropy = torch.cat([_entropy(rows) for rows in logits[:, : self.config.vocab_size].split(_ROWS_AT_ONCE)])
-        per_token = [x.new_zeros(mask.shape).masked_scatter(mask, x) for x in (log_probs, entropy, is_top1)]
+            entropy = torch.cat([_entropy(rows) for rows in logits[:, : self.config.vocab_size].split(_BLOCK)])
+        per_token = [x.new_zeros(mask.shape).masked_scatter(mask, x[:count]) for x in (log_probs, entropy, is_top1)]
         log_probs, entropy, is_top1 = per_token
         loss = -log_probs.sum() / mask.sum().clamp(min=1)
         return FusedCausalLMOutput(loss=loss, log_probs=log_probs, entropy=entropy, is_top1=is_top1, label_mask=mask)

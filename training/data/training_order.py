@@ -79,11 +79,15 @@ def _counts(items: Dataset, config: DomainGPT2Config) -> dict[str, np.ndarray]:
     }
 
 
-class StackItems:
-    """Collate items as rows (B, T) of `input_ids`, `labels` and `position_ids`, as wide as the longest.
+_WIDTHS = 32  # batches are multiples of it wide: aligned for a GPU, and of few sizes for the allocator
 
-    Positions begin again at each conversation, by which the model keeps them apart, and the padding behind them is one
-    of its own. TRL's flattening makes one long row of a batch instead, whose attention mask is quadratic in all of it.
+
+class StackItems:
+    """Collate items as rows (B, T) of `input_ids`, `labels` and `position_ids`, as wide as the longest, rounded up.
+
+    Positions begin again at each conversation, by which the model keeps them apart. All padding is at position 0, each
+    token of it alone: a row may be wider than the model's context. TRL's flattening makes one long row of a batch
+    instead, whose attention mask is quadratic in all of it.
     """
 
     def __init__(self, pad_id: int):
@@ -91,12 +95,13 @@ class StackItems:
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         width = max(len(item["input_ids"]) for item in items)
+        width += -width % _WIDTHS
         input_ids = torch.full((len(items), width), self.pad_id)
         labels = torch.full((len(items), width), IGNORED)
-        position_ids = torch.empty((len(items), width), dtype=torch.int64)
+        position_ids = torch.zeros((len(items), width), dtype=torch.int64)
         for row, item in enumerate(items):
             size = len(item["input_ids"])
             input_ids[row, :size] = torch.tensor(item["input_ids"])
             labels[row, :size] = torch.tensor(item["labels"])
-            position_ids[row] = torch.cat([torch.arange(length) for length in (*item["seq_lengths"], width - size)])
+            position_ids[row, :size] = torch.cat([torch.arange(length) for length in item["seq_lengths"]])
         return {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
