@@ -20,6 +20,7 @@ from tokenization import MulFactTokenizer
 from tokenization.mul_facts import VOCABULARY_SIZE
 from training.core.device import check_one_device, initialize_deepspeed_on_cpu, prepare_process
 from training.core.pretrain_recipe import FREE_KEYS, DataArguments, ModelArguments, PretrainArguments
+from training.core.processes import do_on_main
 from training.core.provenance import sha256_of_weights
 from training.core.recipe import parse_recipe, resolved, run_program
 from training.core.tracking import Throughput
@@ -48,8 +49,8 @@ def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArg
     # Data
     tokenizer = MulFactTokenizer.build(model_args.condition, model_args.injection_mode, model_args.operators)
     tokenizer.model_max_length = model_args.n_positions
-    with args.main_process_first(local=False, desc="preparing the corpus"):
-        corpus = Corpus(corpus_folder(model_args.condition, data_args, prepare=args.process_index == 0), tokenizer)
+    do_on_main(lambda: corpus_folder(model_args.condition, data_args, prepare=True), args.distributed_state)
+    corpus = Corpus(corpus_folder(model_args.condition, data_args, prepare=False), tokenizer)
     windows = args.max_steps * args.total_batch_tokens // model_args.n_positions
     train_dataset = PackedDocuments(corpus.train, model_args.n_positions, windows, args.data_seed)
     if data_args.max_epochs is not None and train_dataset.epochs > data_args.max_epochs:

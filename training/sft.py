@@ -15,19 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils.logging import disable_progress_bar
 from trl import SFTTrainer
 
 from tokenization.tokenization_mul_facts import CHAT_TEMPLATE
 from training.core.checkpoint import checkpoint_step, link_best, list_checkpoints
-from training.core.device import check_one_device, initialize_deepspeed_on_cpu, prepare_process
+from training.core.device import check_one_device, initialize_deepspeed_on_cpu, prepare_process, whole_weights
 from training.core.fused_head import score_supervised_positions_on_cpu
-from training.core.lora import load_adapter, lora_config, save_merged
+from training.core.lora import load_adapter, lora_config, merged_model, save_merged
+from training.core.processes import do_on_main
 from training.core.provenance import sha256_of_weights
 from training.core.recipe import resolved, run_program
 from training.core.sft_recipe import FREE_KEYS, SftArguments, SftDataArguments, SftModelArguments
 from training.core.tracking import METRICS_FILE, Throughput, read_metrics
-from training.core.trainer import accumulation_steps
+from training.core.trainer import NothingLeft, accumulation_steps
 from training.data.sft_rows import open_rows, prepare_rows
 from training.data.training_order import StackItems, TrainingOrder
 from training.evals.held_out_replies import HeldOutReplies
@@ -44,10 +46,10 @@ def main(model_args: SftModelArguments, data_args: SftDataArguments, args: SftAr
     initialize_deepspeed_on_cpu()
 
     # Model
-    subject = load_subject(model_args.model_name_or_path, model_args.model_revision)
+    with whole_weights():
+        subject = load_subject(model_args.model_name_or_path, model_args.model_revision)
     model, tokenizer = subject.model, subject.tokenizer
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = CHAT_TEMPLATE  # the format of the rows, also where a stock model came with another
     condition = subject.condition or "stock"
     args.output_dir = args.output_dir.replace("{condition}", condition).replace("{seed}", str(args.seed))
     if Path(args.output_dir).is_file():
@@ -62,20 +64,20 @@ def main(model_args: SftModelArguments, data_args: SftDataArguments, args: SftAr
     if not 1 <= max_length <= subject.context:
         raise ValueError(f"max_length is {max_length}, and the model's context {subject.context}; lower max_length")
     folder = Path(args.output_dir) / "rows"
-    with args.main_process_first(local=False, desc="preparing the rows"):
-        prepare = args.process_index == 0
-        rows = prepare_rows(data_args, tokenizer, folder, max_length, args.data_seed) if prepare else open_rows(folder)
+    seed = args.data_seed
+    do_on_main(lambda: prepare_rows(data_args, tokenizer, folder, max_length, seed), args.distributed_state)
+    rows = open_rows(folder)
     order = TrainingOrder(
         rows.train, model.config, args.total_batch_items, args.num_train_epochs, args.max_steps, args.data_seed
     )
     args.max_steps = order.steps
-    if rows.held_out is None:
+    if rows.held_out is None or args.eval_strategy == "no":
         if data_args.eval_recipe is not None or args.early_stopping_patience is not None:
             raise ValueError(
-                "eval_recipe and early_stopping_patience need held-out rows, and no source under datasets has "
-                "held_out; set it, such as held_out: 0.02"
+                "eval_recipe and early_stopping_patience need held-out rows and evaluations: set held_out of a source "
+                f"under datasets, such as held_out: 0.02, and eval_strategy: steps (now {args.eval_strategy.value})"
             )
-        args.eval_strategy = "no"
+        args.eval_strategy, args.eval_on_start = IntervalStrategy.NO, False
     facts = {
         "recipe": resolved(model_args, data_args, args) | {"max_length": max_length},
         "condition": condition,
@@ -84,6 +86,7 @@ def main(model_args: SftModelArguments, data_args: SftDataArguments, args: SftAr
         "initial_weights_sha256": sha256_of_weights(model),
         "initial_commit": subject.commit,
         "rows_sha256": rows.train.summary["sha256"],
+        "held_out_rows_sha256": rows.held_out and rows.held_out.summary["sha256"],
         "items": order.items,
         "work": order.work(order.steps),
     }
@@ -125,7 +128,7 @@ class ConversationTrainer(ValidatedTrainerMixin, SFTTrainer):
         )
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         score_supervised_positions_on_cpu(base)
-        self.order = order
+        self.order, self._started_at = order, 0
         if isinstance(self.model, PeftModel) and (self.engine == "DEEPSPEED-ZERO3" or self.is_fsdp_enabled):
             raise ValueError(
                 f"use_peft does not work with {self.engine}, where no process has the weights that an adapter is "
@@ -159,9 +162,10 @@ class ConversationTrainer(ValidatedTrainerMixin, SFTTrainer):
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Measure the replies of the held-out rows, link the best checkpoint, and stop when patience is at its end."""
         metrics = super().evaluate(*args, **kwargs)
-        if self.args.process_index == 0:
-            self._link_best()
+        self._link_best(self.state.global_step)
         if self.is_over(self.state.global_step):
+            if self.state.global_step == self._started_at:
+                raise NothingLeft  # the Trainer would look at its control behind another step
             self.control.should_training_stop = True
         return metrics
 
@@ -176,21 +180,38 @@ class ConversationTrainer(ValidatedTrainerMixin, SFTTrainer):
         rows = read_metrics(self.run_dir / METRICS_FILE)
         return [(row[SELECTED_BY], row["step"]) for row in rows if SELECTED_BY in row and 0 < row["step"] <= last]
 
-    def _link_best(self) -> None:
+    def _link_best(self, last: int) -> None:
+        """Link the best checkpoint up to a step, the last one where nothing is evaluated."""
+        if self.args.process_index != 0:
+            return
         folders = {checkpoint_step(folder): folder for folder in list_checkpoints(self.run_dir)}
-        kept = [(value, step) for value, step in self._evaluations(self.state.global_step) if step in folders]
+        kept = [evaluation for evaluation in self._evaluations(last) if evaluation[1] in folders]
+        if self.args.eval_strategy == "no":
+            kept = [(0.0, step) for step in folders if step == last]
         if kept:
             link_best(self.run_dir, folders[min(kept)[1]])
 
+    def find_checkpoint(self) -> Path | None:
+        found = super().find_checkpoint()
+        if found is not None:
+            # A crash may have come between an evaluation and its link.
+            self._started_at = checkpoint_step(found)
+            self._link_best(self._started_at)
+        return found
+
     # Checkpoints
+
+    def whole_model(self):
+        model = super().whole_model()
+        return merged_model(model) if isinstance(model, PeftModel) else model
 
     def create_model_card(self, *args, **kwargs) -> None:
         """TRL would write its card beside the checkpoints; each checkpoint has its own."""
 
     def _save_checkpoint(self, model, trial) -> None:
         super()._save_checkpoint(model, trial)
-        if self.eval_dataset is None and self.args.process_index == 0:
-            link_best(self.run_dir, list_checkpoints(self.run_dir)[-1])
+        if self.args.eval_strategy == "no":
+            self._link_best(self.state.global_step)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)

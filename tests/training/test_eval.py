@@ -19,6 +19,7 @@ from training.eval import folder_of, main
 from training.evals.eval_recipe import EvalArguments
 from training.evals.subject import load_subject
 
+pytestmark = pytest.mark.long
 HELLASWAG = [
     {
         "ctx": f"A man is sitting on roof {i}. he",

@@ -9,21 +9,18 @@ import torch
 from safetensors.torch import load_file
 
 from modeling import DomainGPT2ForCausalLM
-from tests.conftest import RECIPE, assert_close_run, assert_same_run, rows_with
+from tests.conftest import RECIPE, assert_close_run, assert_same_run, pretrain_here, rows_with
 from tokenization import MulFactTokenizer
 from training.core.checkpoint import list_checkpoints
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
 def finished(recipe, tmp_path_factory):
     """A finished run of the tiny recipe."""
-    from training.core.pretrain_recipe import DataArguments, ModelArguments, PretrainArguments
-    from training.core.recipe import parse_recipe
-    from training.pretrain import main
-
     run = tmp_path_factory.mktemp("finished") / "run"
-    groups = [ModelArguments, DataArguments, PretrainArguments]
-    assert main(*parse_recipe(groups, [str(recipe), "--output_dir", str(run)])) == 0
+    assert pretrain_here(recipe, run) == 0
     return run
 
 

@@ -128,6 +128,8 @@ def remove_old_checkpoints(run_dir: str | Path, keep: int | None) -> None:
 
 def link_best(run_dir: Path, checkpoint: Path) -> None:
     """Make `best` a link to a checkpoint of the run, in one step; it is relative, so that a run can be moved."""
+    if (run_dir / BEST).is_symlink() and os.readlink(run_dir / BEST) == checkpoint.name:
+        return
     partial = run_dir / f".{BEST}"
     partial.unlink(missing_ok=True)
     partial.symlink_to(checkpoint.name)

@@ -1,11 +1,13 @@
 """The device under a run: threads, allocator, process group, peak arithmetic."""
 
+import contextlib
 import ctypes
 import os
 import platform
 import resource
 import signal
 import sys
+from collections.abc import Iterator
 
 import torch
 
@@ -110,6 +112,23 @@ def initialize_deepspeed_on_cpu() -> None:
         import deepspeed
 
         deepspeed.init_distributed(dist_backend="gloo")
+
+
+@contextlib.contextmanager
+def whole_weights() -> Iterator[None]:
+    """Let `from_pretrained` give each process all weights under ZeRO-3 as well.
+
+    Otherwise it partitions them while it loads, whatever `zero3_init_flag` says, and nobody can hash or count what a
+    run starts from. The engine partitions them when training begins.
+    """
+    from transformers.integrations import deepspeed
+
+    hidden = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = hidden
 
 
 def launched_with_deepspeed() -> bool:

@@ -59,3 +59,9 @@ def alone_in(folder: Path, report: Callable[[str], None] = print) -> Iterator[No
             report(f"{folder}: another process writes there; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def end_of_path(place: str) -> str:
+    """Return the last names of a path; the folders above a run or its data are nobody's business."""
+    path = Path(place)
+    return "/".join(path.relative_to(path.anchor).parts[-3:])

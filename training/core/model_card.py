@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from training.core.files import end_of_path
+
 _CONDITIONS = {
     "baseline": "GPT-2's own tokens; the 45 tokens of the treated arm exist and are never written",
     "mul_tokens": "one token per multiplication fact: `6*9` and `6*9=54` are both read as `<MUL_6_9_54>`",
@@ -37,7 +39,7 @@ def write_model_card(folder: Path, facts: dict[str, Any], step: int, work: dict[
     header.append(f"tags: [gpt2, arithmetic, {condition}]")
     rows = [("arm", f"{condition}: {_CONDITIONS[condition]}"), ("parameters", f"{facts['parameters']:,}")]
     if start:
-        rows.append(("started from", f"`{_end_of_path(start)}`"))
+        rows.append(("started from", f"`{end_of_path(start)}`"))
     rows += [("trained on", source) for source in _sources(recipe)]
     rows.append(("step", f"{step:,} of {recipe['max_steps']:,}"))
     rows += [(f"{_UNITS[name]} so far", f"{count:,}") for name, count in work.items()]
@@ -69,17 +71,11 @@ def write_model_card(folder: Path, facts: dict[str, Any], step: int, work: dict[
 
 def _sources(recipe: dict[str, Any]) -> list[str]:
     if "datasets" not in recipe:
-        return [f"`{_end_of_path(recipe.get('corpus_recipe') or recipe['corpus_dir'])}`"]
+        return [f"`{end_of_path(recipe.get('corpus_recipe') or recipe['corpus_dir'])}`"]
     # On a command line an entry is JSON.
     entries = [json.loads(entry) if isinstance(entry, str) else entry for entry in recipe["datasets"]]
     return [", ".join(f"{key}: {_described(value)}" for key, value in entry.items()) for entry in entries]
 
 
 def _described(value: Any) -> str:
-    return _end_of_path(value) if isinstance(value, str) and Path(value).is_absolute() else str(value)
-
-
-def _end_of_path(place: str) -> str:
-    """Return the last names of a path; the folders above a run or its data are nobody's business."""
-    path = Path(place)
-    return "/".join(path.relative_to(path.anchor).parts[-3:])
+    return end_of_path(value) if isinstance(value, str) and Path(value).is_absolute() else str(value)

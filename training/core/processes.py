@@ -1,5 +1,6 @@
 """What the processes of one launch have to settle among themselves."""
 
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -21,3 +22,23 @@ def agree(decide: Callable[[], Any], processes: Processes) -> Any:
     if processes.num_processes > 1:
         broadcast_object_list(decision)
     return decision[0]
+
+
+def do_on_main(work: Callable[[], Any], processes: Processes) -> None:
+    """Do something in the main process while the others wait.
+
+    What it raises is raised there alone; the others leave with status 2, so that the one error stands last.
+    """
+    errors: list[Exception] = []
+
+    def attempt() -> bool:
+        try:
+            work()
+        except Exception as error:
+            errors.append(error)
+        return not errors
+
+    if not agree(attempt, processes):
+        if errors:
+            raise errors[0]
+        sys.exit(2)

@@ -23,8 +23,16 @@ _WHOLE_NUMBERS = {
 _REQUIRED = {key: value for key, value in REQUIRED_IN_PRETRAINING.items() if key != "remove_unused_columns"} | {
     "remove_unused_columns": True,
     "packing": False,
+    "packing_strategy": "bfd",
     "eval_packing": None,
     "padding_free": False,
+    "pad_to_multiple_of": "auto",
+    "pad_token": None,
+    "truncation_mode": "keep_start",
+    "dataset_text_field": "text",
+    "metric_for_best_model": None,
+    "greater_is_better": None,
+    "eval_delay": 0,
     "shuffle_dataset": False,
     "completion_only_loss": None,
     "assistant_only_loss": False,
@@ -34,6 +42,7 @@ _REQUIRED = {key: value for key, value in REQUIRED_IN_PRETRAINING.items() if key
     "model_init_kwargs": None,
     "trust_remote_code": False,
 }
+_MATRICES = ("c_attn", "c_proj", "c_fc")  # of GPT-2
 _INSTEAD = {
     "packing": "say `pack: true`, which packs the same rows together in both arms",
     "padding_free": "say `pack: true`, which pads little",
@@ -59,7 +68,7 @@ class SftModelArguments:
     lora_r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0
-    lora_target_modules: tuple = ("c_attn", "c_proj", "c_fc")
+    lora_target_modules: list[str] = field(default_factory=lambda: list(_MATRICES))
 
     def __post_init__(self):
         if not self.model_name_or_path:
@@ -70,6 +79,8 @@ class SftModelArguments:
         for key in ("lora_r", "lora_alpha"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} is {getattr(self, key)}; it is at least 1")
+        if not self.lora_target_modules or not set(self.lora_target_modules) <= set(_MATRICES):
+            raise ValueError(f"lora_target_modules is {self.lora_target_modules}; name some of {', '.join(_MATRICES)}")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout is {self.lora_dropout}; it lies between 0 and 1")
 

@@ -34,6 +34,10 @@ from training.core.provenance import check_same_run, write_run_file
 from training.core.tracking import METRICS_FILE, ConsoleLog, MetricsFile, Throughput, read_metrics
 
 
+class NothingLeft(Exception):
+    """An evaluation that was made up for at a start says that the run was over already."""
+
+
 class TrustworthyTrainerMixin:
     """Put in front of `Trainer` or one of TRL's trainers: `class X(TrustworthyTrainerMixin, Trainer)`.
 
@@ -142,7 +146,7 @@ class TrustworthyTrainerMixin:
             f"{'bf16 autocast' if args.bf16 else 'fp32'}, {torch.get_num_threads()} CPU threads; {args.output_dir}; "
             + (f"continuing from {checkpoint}" if checkpoint else "starting at step 0")
         )
-        with self.stopper:
+        with self.stopper, contextlib.suppress(NothingLeft):
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         is_over = self.is_over(self.state.global_step)
         newest = list_checkpoints(self.run_dir)[-1:]
@@ -176,6 +180,10 @@ class TrustworthyTrainerMixin:
         compiling for every width."""
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             return self.model_wrapped
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    def whole_model(self) -> torch.nn.Module:
+        """Return the model as a checkpoint holds it."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     # Stepping
@@ -219,6 +227,7 @@ class TrustworthyTrainerMixin:
             return super()._evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        logs.pop("train_loss", None)  # its average would be over the steps since the last start
         if self.throughput is not None and "loss" in logs:
             logs.update(self.throughput.measure(self.state.global_step, self.state.max_steps))
         super().log(logs, start_time)

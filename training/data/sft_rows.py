@@ -51,7 +51,7 @@ def prepare_rows(
         "datasets": [_entry(entry, "datasets") for entry in args.datasets],
         "decontaminate": [_entry(entry, "decontaminate") for entry in args.decontaminate],
         "files": [_file_facts(source) for source in (*sources, *tests)],
-        **{key: getattr(args, key) for key in ("rows_total", "pack", "too_long", "max_eval_rows")},
+        **{key: getattr(args, key) for key in ("rows_total", "pack", "too_long")},
         "max_length": max_length,
         "seed": seed,
         "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),

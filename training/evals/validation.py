@@ -40,8 +40,9 @@ class ValidatedTrainerMixin(TrustworthyTrainerMixin):
             autocast=self.autocast,
         )
         if self.evals is not None:
-            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-            measured |= self.evals.measure(model, self.processing_class, self.state.global_step, self.accelerator)
+            measured |= self.evals.measure(
+                self.whole_model(), self.processing_class, self.state.global_step, self.accelerator
+            )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
