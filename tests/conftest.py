@@ -1,6 +1,8 @@
 """What tests share: offline Hugging Face libraries, a small corpus, a tiny recipe, and ways to run the real
 programs."""
 
+import functools
+import gc
 import json
 import os
 import subprocess
@@ -12,6 +14,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Threads that spin while they wait make several processes on two cores many times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# The programs choose their threads, in this process as in one of their own.
+os.environ.pop("OMP_NUM_THREADS", None)
 
 import pytest
 import torch
@@ -56,6 +60,18 @@ RECIPE = {
 }
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Put the long files first: the last to start must not be the last to end by minutes."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish():
+    # Accelerate collects garbage several times in a training run, and each time looks through all that was imported.
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread_setting():
     """The programs choose their threads; tests that compare bits need one choice throughout."""
@@ -78,19 +94,20 @@ def recipe(tmp_path_factory, corpus_dir) -> Path:
     return path
 
 
+def pretrain_here(recipe: Path, run: Path, *arguments: object) -> int:
+    """Run `training/pretrain.py`'s main in this process and return its exit code."""
+    from training.core.pretrain_recipe import DataArguments, ModelArguments, PretrainArguments
+    from training.core.recipe import parse_recipe
+    from training.pretrain import main
+
+    argv = [str(recipe), "--output_dir", str(run), *map(str, arguments)]
+    return main(*parse_recipe([ModelArguments, DataArguments, PretrainArguments], argv))
+
+
 @pytest.fixture
 def pretrain(recipe, tmp_path):
-    """Run `training/pretrain.py`'s main in this process: pretrain("--seed", "1", …) returns its exit code."""
-
-    def run(*arguments: str) -> int:
-        from training.core.pretrain_recipe import DataArguments, ModelArguments, PretrainArguments
-        from training.core.recipe import parse_recipe
-        from training.pretrain import main
-
-        argv = [str(recipe), "--output_dir", str(tmp_path / "run"), *map(str, arguments)]
-        return main(*parse_recipe([ModelArguments, DataArguments, PretrainArguments], argv))
-
-    return run
+    """`pretrain_here` into this test's own folder: pretrain("--seed", "1", …)."""
+    return functools.partial(pretrain_here, recipe, tmp_path / "run")
 
 
 def program_environment(**extra: str) -> dict[str, str]:

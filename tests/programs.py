@@ -1,22 +1,34 @@
-"""How tests launch `training/pretrain.py` as people launch it, and wait for what it does."""
+"""How tests run the programs in `training/` as people run them, and wait for what they do."""
 
+import runpy
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.conftest import PROJECT, launch, program_environment, rows_with, run_command
 
-STEPS = 24
-SCIENCE = ("--max_steps", STEPS, "--eval_steps", 8, "--save_steps", 4, "--save_total_limit", 9)
 NO_GPU = not torch.cuda.is_available()
+ONE_PROCESS = {"config": "cpu" if NO_GPU else "single_gpu"}
 
 
-def pretrain_command(recipe: Path, run: Path, *arguments: object, **launcher: object) -> list[str]:
-    program = [PROJECT / "training" / "pretrain.py", recipe, "--output_dir", run, *SCIENCE, *arguments]
-    return launch(*program, **launcher) if launcher else [sys.executable, *map(str, program)]
+def program_command(program: str, recipe: Path, run: Path, *arguments: object, **launcher: object) -> list[str]:
+    """The command line of `training/<program>`: under `accelerate launch` if its options are given."""
+    command = [PROJECT / "training" / program, recipe, "--output_dir", run, *arguments]
+    return launch(*command, **launcher) if launcher else [sys.executable, *map(str, command)]
+
+
+def run_here(program: str, recipe: Path, run: Path, *arguments: object) -> int:
+    """Run `training/<program>` as the main module of this process, which has imported the libraries already, and
+    return its exit code."""
+    command = [PROJECT / "training" / program, recipe, "--output_dir", run, *arguments]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", [str(part) for part in command])
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    return end.value.code
 
 
 def run_to_the_end(command: list[str]) -> str:
@@ -39,10 +51,3 @@ def wait_for_step(process: subprocess.Popen, run: Path, step: int) -> None:
         assert process.poll() is None, process.communicate()[0][-6000:]
         time.sleep(0.02)
     raise AssertionError(f"no step {step} after 300 seconds")
-
-
-def run_reference(recipe: Path, run: Path) -> Path:
-    """Run without interruption in one process, launched as the README says."""
-    out = run_to_the_end(pretrain_command(recipe, run, config="cpu" if NO_GPU else "single_gpu"))
-    assert f"finished: {run / f'checkpoint-{STEPS}'}" in out
-    return run

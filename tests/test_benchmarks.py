@@ -4,8 +4,11 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import PROJECT, program_environment
 
+pytestmark = pytest.mark.long
 SENTENCE = "The tower was built in the year 1889 and is known by all who live in the town below it . "
 ARTICLES = "".join(f" = Tower {n} = \n\n = = History = = \n\n {SENTENCE * 8}\n" for n in range(60))
 

@@ -13,15 +13,28 @@ import pytest
 import torch
 
 from modeling import DomainGPT2ForCausalLM
-from tests.conftest import PROJECT, assert_close_run, assert_same_run, rows_with, run_command
-from tests.programs import NO_GPU, STEPS, pretrain_command, run_reference, run_to_the_end, start, wait_for_step
+from tests.conftest import PROJECT, assert_close_run, assert_same_run, pretrain_here, rows_with, run_command
+from tests.programs import NO_GPU, ONE_PROCESS, program_command, run_here, run_to_the_end, start, wait_for_step
 from tokenization import MulFactTokenizer
 from training.core.checkpoint import checkpoint_step, list_checkpoints
+from training.core.tracking import MetricsFile
+
+pytestmark = pytest.mark.long
+# Long enough to be caught in the middle several times.
+STEPS = 24
+SCIENCE = ("--max_steps", STEPS, "--eval_steps", 8, "--save_steps", 4, "--save_total_limit", 9)
 
 
 @pytest.fixture(scope="module")
 def reference(recipe, tmp_path_factory) -> Path:
-    return run_reference(recipe, tmp_path_factory.mktemp("reference") / "run")
+    """An uninterrupted run in one process."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    assert pretrain_here(recipe, run, *SCIENCE) == 0
+    return run
+
+
+def pretrain_command(recipe: Path, run: Path, *arguments: object, **launcher: object) -> list[str]:
+    return program_command("pretrain.py", recipe, run, *SCIENCE, *arguments, **launcher)
 
 
 def test_run_killed_and_stopped_and_resumed_is_the_uninterrupted_run(recipe, reference, tmp_path):
@@ -38,7 +51,7 @@ def test_run_killed_and_stopped_and_resumed_is_the_uninterrupted_run(recipe, ref
     (run / ".saving" / "checkpoint-99").mkdir(parents=True, exist_ok=True)
 
     # SIGTERM to the single-process launcher, which does not pass it on: the program notices that it died.
-    process = start(pretrain_command(recipe, run, config="cpu" if NO_GPU else "single_gpu"))
+    process = start(pretrain_command(recipe, run, **ONE_PROCESS))
     wait_for_step(process, run, killed_at_row + 1)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate()  # ends when the program, which holds the other end of the pipe, has ended
@@ -54,24 +67,30 @@ def test_run_killed_and_stopped_and_resumed_is_the_uninterrupted_run(recipe, ref
     out, _ = process.communicate()
     assert process.returncode == 75, out[-3000:]
 
-    run_to_the_end(pretrain_command(recipe, run))
+    # To the end, launched as the README says.
+    out = run_to_the_end(pretrain_command(recipe, run, **ONE_PROCESS))
+    assert f"finished: {run / f'checkpoint-{STEPS}'}" in out
     assert_same_run(reference, run, STEPS)
 
 
-def test_interrupt_saves_and_exits_130(recipe, tmp_path):
-    process = start(pretrain_command(recipe, tmp_path / "run", "--save_steps", 1000))
-    wait_for_step(process, tmp_path / "run", 2)
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate()
-    assert process.returncode == 130, out[-3000:]
-    assert list_checkpoints(tmp_path / "run")
+def test_ctrl_c_saves_at_the_next_step_and_exits_130(recipe, tmp_path, monkeypatch):
+    run, on_log = tmp_path / "run", MetricsFile.on_log
+
+    def log_and_press_ctrl_c(self, args, state, *more, **kwargs):
+        on_log(self, args, state, *more, **kwargs)
+        if state.global_step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(MetricsFile, "on_log", log_and_press_ctrl_c)
+    assert run_here("pretrain.py", recipe, run, *SCIENCE, "--save_steps", 1000) == 130
+    assert [checkpoint_step(path) for path in list_checkpoints(run)] == [3]
 
 
-def test_two_processes_give_the_trajectory_of_one_even_when_one_of_them_is_told_to_stop(recipe, reference, tmp_path):
+def test_two_processes_and_then_two_machines_give_the_trajectory_of_one_process(recipe, reference, tmp_path):
+    """One of the two processes is told to stop, and both do; two machines take the run to its end."""
     run = tmp_path / "run"
-    command = pretrain_command(recipe, run, "--per_device_train_batch_size", 1, config="ddp", processes=2)
-    process = start(command)
-    wait_for_step(process, run, 2)
+    process = start(pretrain_command(recipe, run, "--per_device_train_batch_size", 1, config="ddp", processes=2))
+    wait_for_step(process, run, 8)
     workers = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
@@ -82,12 +101,27 @@ def test_two_processes_give_the_trajectory_of_one_even_when_one_of_them_is_told_
     out, _ = process.communicate()
     assert process.returncode != 0
     stopped_at = checkpoint_step(list_checkpoints(run)[-1])
-    assert 2 <= stopped_at < STEPS, out[-3000:]
+    assert 8 <= stopped_at < STEPS, out[-3000:]
 
-    out = run_to_the_end(command)
-    assert f"continuing from {run / f'checkpoint-{stopped_at}'}" in out
-    # 4 micro-steps on 2 processes instead of 2 on one: the same tokens per step, summed in another order.
+    outputs = run_on_two_machines(recipe, run)
+    assert f"continuing from {run / f'checkpoint-{stopped_at}'}" in "".join(outputs)
+    # 4 micro-steps on 2 processes, then 1, instead of 2 on one: the same tokens per step, summed in another order.
     assert_close_run(reference, run, STEPS, tolerance=5e-5)
+
+
+def run_on_two_machines(recipe: Path, run: Path) -> list[str]:
+    """Two launches, each with its own machine rank, meet at one address; here both are on this machine."""
+    port = str(20_000 + os.getpid() % 20_000)
+    options = ("--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", port)
+    processes = []
+    for rank in range(2):
+        command = pretrain_command(recipe, run, config="multi_node", processes=2)
+        # Later options win over the ones that `launch` gives.
+        script = command.index(str(PROJECT / "training" / "pretrain.py"))
+        processes.append(start([*command[:script], *options, "--machine_rank", str(rank), *command[script:]]))
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(out[-3000:] for out in outputs)
+    return outputs
 
 
 @pytest.mark.gpu
