@@ -1,10 +1,12 @@
 import ast
+import gc
 import inspect
 import math
 import random
 import re
 import sys
 import threading
+import time
 from fractions import Fraction
 
 import pytest
@@ -230,6 +232,29 @@ def test_threads_do_not_disturb_each_other():
     for thread in threads:
         thread.join()
     assert seen == [expected] * 4
+
+
+def test_threads_that_change_while_a_tree_is_built_do_not_disturb_each_other():
+    """Callbacks of the garbage collector, which profilers and test tools install, let another thread run there."""
+
+    def let_others_run(phase, facts):
+        time.sleep(0)
+
+    source = "def f():\n    return 1" + ";1" * 300 + "\n"
+    seen: list[Verdict] = []
+    threads = [threading.Thread(target=lambda: seen.extend(run_program(source) for _ in range(5))) for _ in range(4)]
+    threshold = gc.get_threshold()
+    gc.callbacks.append(let_others_run)
+    gc.set_threshold(20)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(let_others_run)
+    assert seen == [run_program(source)] * 20
 
 
 @pytest.mark.filterwarnings("error")

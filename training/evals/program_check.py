@@ -6,12 +6,17 @@ Python 3.12 reads f-strings that 3.11 does not.
 """
 
 import ast
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
 from training.evals.program_functions import CONSTANTS, MODULE_FUNCTIONS, Refused
 from training.evals.program_scan import scan
+
+# CPython 3.11 counts the depth of a syntax tree for all threads together. When the collection of garbage lets another
+# thread run while a tree is built, and that one parses as well, the parser fails with a SystemError.
+_ONE_AT_A_TIME = threading.RLock()
 
 MAX_CHARACTERS = 12_000
 MAX_NODES = 3_000
@@ -66,7 +71,8 @@ def check_program(source: str) -> Program:
     places = [0, *scan(source), len(source)]
     source = "\\".join(source[start:end] for start, end in pairwise(places))
     try:
-        module = ast.parse(source, feature_version=(3, 11))
+        with _ONE_AT_A_TIME:
+            module = ast.parse(source, feature_version=(3, 11))
     except (RecursionError, MemoryError):
         raise Refused("nesting") from None
     except (SyntaxError, ValueError, OverflowError):
