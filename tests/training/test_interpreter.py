@@ -296,7 +296,7 @@ def test_source_runs_no_text_and_imports_nothing_dangerous(module):
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module)
     own = {name for name in imported if name.startswith("training.evals.")}
-    safe = "ast collections.abc dataclasses fractions itertools math operator re time typing".split()
+    safe = "ast collections.abc dataclasses fractions itertools math operator re threading time typing".split()
     assert own <= {each.__name__ for each in SAFE_MODULES} and imported - own <= set(safe)
 
 
