@@ -11,10 +11,10 @@ import yaml
 
 from modeling import DomainGPT2ForCausalLM
 from tests.conftest import PROJECT
+from training.core.batch_sizes import accumulation_steps, share_of_step
 from training.core.pretrain_recipe import DataArguments, ModelArguments, PretrainArguments
 from training.core.recipe import parse_recipe
 from training.core.sft_recipe import SftArguments, SftDataArguments, SftModelArguments
-from training.core.trainer import accumulation_steps, share_of_step
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
 from training.data.sft_sources import SftSource
 from training.data.sources import Source

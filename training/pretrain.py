@@ -18,13 +18,13 @@ from transformers.utils.logging import disable_progress_bar
 from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
 from tokenization import MulFactTokenizer
 from tokenization.mul_facts import VOCABULARY_SIZE
+from training.core.batch_sizes import share_of_step
 from training.core.device import check_one_device, initialize_deepspeed_on_cpu, prepare_process
 from training.core.pretrain_recipe import FREE_KEYS, DataArguments, ModelArguments, PretrainArguments
 from training.core.processes import do_on_main
 from training.core.provenance import sha256_of_weights
 from training.core.recipe import parse_recipe, resolved, run_program
 from training.core.tracking import Throughput
-from training.core.trainer import share_of_step
 from training.data.corpus import prepare_corpus
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
 from training.data.packing import PackedDocuments, document_order_sha256

@@ -10,9 +10,7 @@ rows), `metrics.jsonl`, `run.json` and `rows/report.json`, which says what becam
 run continues when the same command is given again; SIGTERM saves at the next step and exits 75, Ctrl-C 130.
 """
 
-from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 from transformers.trainer_utils import IntervalStrategy
@@ -20,7 +18,8 @@ from transformers.utils.logging import disable_progress_bar
 from trl import SFTTrainer
 
 from tokenization.tokenization_mul_facts import CHAT_TEMPLATE
-from training.core.checkpoint import checkpoint_step, link_best, list_checkpoints
+from training.core.batch_sizes import accumulation_steps
+from training.core.best_checkpoint import BestCheckpointMixin
 from training.core.device import check_one_device, initialize_deepspeed_on_cpu, prepare_process, whole_weights
 from training.core.fused_head import score_supervised_positions_on_cpu
 from training.core.lora import load_adapter, lora_config, merged_model, save_merged
@@ -28,15 +27,13 @@ from training.core.processes import do_on_main
 from training.core.provenance import sha256_of_weights
 from training.core.recipe import resolved, run_program
 from training.core.sft_recipe import FREE_KEYS, SftArguments, SftDataArguments, SftModelArguments
-from training.core.tracking import METRICS_FILE, Throughput, read_metrics
-from training.core.trainer import NothingLeft, accumulation_steps
+from training.core.tracking import Throughput
+from training.core.trl_trainer import TrlTrainerMixin
 from training.data.sft_rows import open_rows, prepare_rows
 from training.data.training_order import StackItems, TrainingOrder
 from training.evals.held_out_replies import HeldOutReplies
 from training.evals.subject import load_subject
 from training.evals.validation import ValidatedTrainerMixin
-
-SELECTED_BY = "eval_bits_per_byte"
 
 
 def main(model_args: SftModelArguments, data_args: SftDataArguments, args: SftArguments) -> int:
@@ -114,11 +111,13 @@ def main(model_args: SftModelArguments, data_args: SftDataArguments, args: SftAr
     return trainer.run(facts, FREE_KEYS, description)
 
 
-class ConversationTrainer(ValidatedTrainerMixin, SFTTrainer):
+class ConversationTrainer(BestCheckpointMixin, ValidatedTrainerMixin, TrlTrainerMixin, SFTTrainer):
     """TRL's trainer on packed conversations in a fixed order, with selection on held-out rows.
 
     TRL computes the loss; it is normalised over the supervised tokens of the global batch.
     """
+
+    selected_by = "eval_bits_per_byte"
 
     def __init__(self, *, order: TrainingOrder, held_out: HeldOutReplies | None, **kwargs):
         tokenizer = kwargs["processing_class"]
@@ -128,7 +127,7 @@ class ConversationTrainer(ValidatedTrainerMixin, SFTTrainer):
         )
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         score_supervised_positions_on_cpu(base)
-        self.order, self._started_at = order, 0
+        self.order = order
         if isinstance(self.model, PeftModel) and (self.engine == "DEEPSPEED-ZERO3" or self.is_fsdp_enabled):
             raise ValueError(
                 f"use_peft does not work with {self.engine}, where no process has the weights that an adapter is "
@@ -137,81 +136,16 @@ class ConversationTrainer(ValidatedTrainerMixin, SFTTrainer):
         self.throughput = Throughput(order.work, self.args.world_size)
         self.add_callback(self.throughput)
 
-    # Logging
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # The data set is the whole run, so that the Trainer's own epoch would be the share of the run that is over.
         self.state.epoch = self.order.epoch(self.state.global_step)
-        averages = self._metrics["train"]
-        averages.pop("num_tokens", None)  # counts the width of a batch, not its tokens
-        if "loss" not in logs:
-            self._metrics["train"] = defaultdict(list)  # TRL would put its averages into the row of an evaluation
         super().log(logs, start_time)
-        if "loss" not in logs:
-            self._metrics["train"] = averages
-
-    def facts_for_seal(self) -> dict[str, Any]:
-        return {"averages_since_last_log": dict(self._metrics["train"])}
-
-    def take_up(self, sealed: dict[str, Any]) -> None:
-        super().take_up(sealed)
-        self._metrics["train"].update(sealed["averages_since_last_log"])
-
-    # Selection
-
-    def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """Measure the replies of the held-out rows, link the best checkpoint, and stop when patience is at its end."""
-        metrics = super().evaluate(*args, **kwargs)
-        self._link_best(self.state.global_step)
-        if self.is_over(self.state.global_step):
-            if self.state.global_step == self._started_at:
-                raise NothingLeft  # the Trainer would look at its control behind another step
-            self.control.should_training_stop = True
-        return metrics
-
-    def is_over(self, step: int) -> bool:
-        patience = self.args.early_stopping_patience
-        return super().is_over(step) or (
-            patience is not None and self.agree(lambda: _evaluations_since_best(self._evaluations(step)) >= patience)
-        )
-
-    def _evaluations(self, last: int) -> list[tuple[float, int]]:
-        """Return what the run was selected by at each evaluation up to a step, and the step."""
-        rows = read_metrics(self.run_dir / METRICS_FILE)
-        return [(row[SELECTED_BY], row["step"]) for row in rows if SELECTED_BY in row and 0 < row["step"] <= last]
-
-    def _link_best(self, last: int) -> None:
-        """Link the best checkpoint up to a step, the last one where nothing is evaluated."""
-        if self.args.process_index != 0:
-            return
-        folders = {checkpoint_step(folder): folder for folder in list_checkpoints(self.run_dir)}
-        kept = [evaluation for evaluation in self._evaluations(last) if evaluation[1] in folders]
-        if self.args.eval_strategy == "no":
-            kept = [(0.0, step) for step in folders if step == last]
-        if kept:
-            link_best(self.run_dir, folders[min(kept)[1]])
-
-    def find_checkpoint(self) -> Path | None:
-        found = super().find_checkpoint()
-        if found is not None:
-            # A crash may have come between an evaluation and its link.
-            self._started_at = checkpoint_step(found)
-            self._link_best(self._started_at)
-        return found
 
     # Checkpoints
 
     def whole_model(self):
         model = super().whole_model()
         return merged_model(model) if isinstance(model, PeftModel) else model
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """TRL would write its card beside the checkpoints; each checkpoint has its own."""
-
-    def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.eval_strategy == "no":
-            self._link_best(self.state.global_step)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -225,13 +159,6 @@ class ConversationTrainer(ValidatedTrainerMixin, SFTTrainer):
             load_adapter(unwrapped, Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-
-def _evaluations_since_best(evaluations: list[tuple[float, int]]) -> int:
-    if not evaluations:
-        return 0
-    best = min(evaluations)[1]
-    return sum(step > best for _, step in evaluations)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ from modeling import DomainGPT2ForCausalLM
 _BLOCK = 256
 
 
-def score_supervised_positions_on_cpu(model: DomainGPT2ForCausalLM) -> None:
+def score_supervised_positions_on_cpu(model: DomainGPT2ForCausalLM, temperature: float = 1.0) -> None:
     """Make `model(..., labels=labels, fused_lm_head=True)` quick where TRL's kernels do not run.
 
     Call it after TRL's `add_fused_lm_head`, whose head is left alone on a GPU. Without Triton that head scores every
     position, masked or not, and passes over the logits many times. Here the positions with a label are projected at
-    once. Their logits are (N, V): a CPU's micro-batches are small.
+    once. Their logits are (N, V): a CPU's micro-batches are small. temperature: what the logits are divided by, as
+    in TRL's.
     """
     trl_forward = model.forward
 
@@ -32,6 +33,7 @@ def score_supervised_positions_on_cpu(model: DomainGPT2ForCausalLM) -> None:
         count = int(mask.sum())
         projected = F.pad(hidden[mask], (0, 0, 0, -count % _BLOCK))
         logits = self.lm_head(projected, padded=True)  # (N, V)
+        logits = logits if temperature == 1 else logits / temperature
         targets = F.pad(labels[mask], (0, -count % _BLOCK))
         log_probs = -F.cross_entropy(logits, targets, reduction="none").float()
         with torch.no_grad():

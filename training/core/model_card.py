@@ -16,12 +16,13 @@ _UNITS = {
     "tokens": "tokens",
     "bytes": "bytes of text",
     "supervised_bytes": "bytes of replies",
+    "completions": "completions",
     "flops": "floating-point operations",
 }
 # What a reader asks first; run.json beside the checkpoint has every key.
 _KEYS = (
     "learning_rate lr_scheduler_type warmup_steps weight_decay total_batch_tokens total_batch_items bf16 use_peft "
-    "seed data_seed init_seed"
+    "num_generations rewards beta loss_type seed data_seed init_seed"
 ).split()
 
 
@@ -70,10 +71,11 @@ def write_model_card(folder: Path, facts: dict[str, Any], step: int, work: dict[
 
 
 def _sources(recipe: dict[str, Any]) -> list[str]:
-    if "datasets" not in recipe:
+    listed = recipe.get("datasets") or recipe.get("prompts")
+    if listed is None:
         return [f"`{end_of_path(recipe.get('corpus_recipe') or recipe['corpus_dir'])}`"]
     # On a command line an entry is JSON.
-    entries = [json.loads(entry) if isinstance(entry, str) else entry for entry in recipe["datasets"]]
+    entries = [json.loads(entry) if isinstance(entry, str) else entry for entry in listed]
     return [", ".join(f"{key}: {_described(value)}" for key, value in entry.items()) for entry in entries]
 
 

@@ -120,6 +120,9 @@ def format_log_line(logs: dict, step: int, max_steps: int) -> str:
             parts.append(f"grad norm {logs['grad_norm']:.3f}")
         if "mean_token_accuracy" in logs:
             parts.append(f"tokens right {logs['mean_token_accuracy']:.1%}")
+        if "reward" in logs:
+            parts += [f"reward {logs['reward']:.3f}", f"without variance {logs['frac_reward_zero_std']:.0%}"]
+            parts += [f"KL {logs['kl']:.4f}"] if "kl" in logs else []
         if "tokens_per_second" in logs:
             parts += [
                 f"{logs['tokens_per_second']:,.0f} tokens/s",
@@ -131,6 +134,10 @@ def format_log_line(logs: dict, step: int, max_steps: int) -> str:
         parts += [f"validation loss {logs['eval_loss']:.4f}", f"{logs['eval_bits_per_byte']:.4f} bits per byte"]
         if logs.get("eval_bits_per_byte_without_facts") is not None:
             parts.append(f"{logs['eval_bits_per_byte_without_facts']:.4f} on documents without facts")
+    elif "eval_pass_at_1" in logs:
+        parts += [f"held out: right {logs['eval_accuracy']:.1%}", f"reward {logs['eval_reward']:.3f}"]
+        passes = [name for name in logs if name.startswith("eval_pass_at_")]
+        parts += [f"pass@{name.rpartition('_')[2]} {logs[name]:.3f}" for name in passes]
     else:
         return ""
     return " | ".join(parts)

@@ -50,6 +50,7 @@ class TrustworthyTrainerMixin:
     """
 
     throughput: Throughput | None = None
+    evaluated_by = "eval_loss"  # a key that every row of an evaluation in metrics.jsonl has
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -172,7 +173,7 @@ class TrustworthyTrainerMixin:
         args = self.args
         due = args.eval_strategy == "steps" and (step % args.eval_steps == 0 or step >= args.max_steps)
         rows = read_metrics(self.run_dir / METRICS_FILE) if due else []
-        return due and not any(row["step"] == step and "eval_loss" in row for row in rows)
+        return due and not any(row["step"] == step and self.evaluated_by in row for row in rows)
 
     @property
     def model_to_measure(self) -> torch.nn.Module:
@@ -332,30 +333,3 @@ class _LossSinceLastLog(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if self.trainer.resumed_from is not None:
             self.trainer.take_up(self.trainer.resumed_from)
-
-
-def accumulation_steps(total_batch_items: int, per_device: int, num_processes: int) -> int:
-    """Return the number of accumulation steps; raises `ValueError` when the batch sizes do not divide."""
-    per_micro_step = per_device * num_processes
-    if total_batch_items % per_micro_step:
-        raise ValueError(
-            f"total_batch_items ({total_batch_items}) must be a multiple of {per_micro_step} = {per_device} items x "
-            f"{num_processes} processes; change per_device_train_batch_size or total_batch_items"
-        )
-    return total_batch_items // per_micro_step
-
-
-def share_of_step(total_batch_tokens: int, sequence_length: int, per_device: int, num_processes: int) -> int:
-    """Return the number of accumulation steps; raises `ValueError` when the batch sizes do not divide."""
-    if per_device < 1 or sequence_length < 1:
-        raise ValueError(
-            f"per_device_train_batch_size ({per_device}) and n_positions ({sequence_length}) are at least 1"
-        )
-    per_micro_step = per_device * sequence_length * num_processes
-    if total_batch_tokens < 1 or total_batch_tokens % per_micro_step:
-        raise ValueError(
-            f"total_batch_tokens ({total_batch_tokens:,}) must be a multiple of {per_micro_step:,} = {per_device} "
-            f"sequences x {sequence_length:,} tokens x {num_processes} processes; change per_device_train_batch_size "
-            "or total_batch_tokens"
-        )
-    return total_batch_tokens // per_micro_step

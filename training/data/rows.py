@@ -11,6 +11,7 @@ from training.core.recipe import check_type
 from training.data import hub
 from training.data.reading import jsonl_rows, parquet_groups, parquet_rows
 from training.data.synthetic import SyntheticDocuments
+from training.data.tinygsm.drills import multiplication_row
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
@@ -20,8 +21,9 @@ class RowSource:
     """Where rows come from; exactly one of `path`, `hub` and `synthetic` says it.
 
     path: a `.jsonl`, `.json` (one list) or `.parquet` file below `root`. hub: a data set's name on the Hub (or the
-    folder of one), with `config`, `split` and `revision`. synthetic: `word_problems`, with `documents` and `seed`; its
-    rows have `question` and `answer`. limit: only the first so many rows.
+    folder of one), with `config`, `split` and `revision`. synthetic: `word_problems`, or `multiplications` with
+    factor_digits, so many digits in the two factors; as many rows as documents says, drawn by seed, with `question`
+    and `answer`. limit: only the first so many rows.
     """
 
     path: str | None = None
@@ -32,6 +34,7 @@ class RowSource:
     revision: str | None = None
     documents: int = 0
     seed: int = 0
+    factor_digits: tuple = (2, 1)
     limit: int | None = None
     root: str = "."
 
@@ -41,12 +44,19 @@ class RowSource:
         kinds = [kind for kind in ("path", "hub", "synthetic") if getattr(self, kind)]
         if len(kinds) != 1:
             raise ValueError(f"rows come from exactly one of path, hub and synthetic, but here from {kinds or 'none'}")
-        if self.synthetic not in (None, "word_problems"):
+        if self.synthetic not in (None, "word_problems", "multiplications"):
             raise ValueError(
-                f"synthetic is '{self.synthetic}'; rows with questions and answers come from word_problems"
+                f"synthetic is '{self.synthetic}'; rows with questions and answers come from word_problems and "
+                "multiplications"
+            )
+        if self.synthetic == "multiplications":
+            _ = multiplication_row(0, 0, self.factor_digits)
+        elif self.factor_digits != (2, 1):
+            raise ValueError(
+                f"factor_digits is {self.factor_digits}, which is for synthetic multiplications; remove the key"
             )
         if self.synthetic and self.documents < 1:
-            raise ValueError(f"documents is {self.documents}; say how many word problems to make")
+            raise ValueError(f"documents is {self.documents}; say how many problems to make")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit is {self.limit}; leave it out to take every row")
         if self.path and Path(self.path).suffix not in SUFFIXES:
@@ -73,7 +83,11 @@ class RowSource:
         return rows
 
     def _rows(self) -> Iterator[tuple[str, Any]]:
-        if self.synthetic:
+        if self.synthetic == "multiplications":
+            for index in range(self.documents):
+                question, answer = multiplication_row(self.seed, index, self.factor_digits)
+                yield f"multiplication {index}", {"question": question, "answer": answer}
+        elif self.synthetic:
             for index, text in enumerate(SyntheticDocuments(self.synthetic, self.documents, self.seed)):
                 question, _, answer = text.partition("\n")
                 yield f"word problem {index}", {"question": question, "answer": answer}

@@ -45,12 +45,12 @@ def prepare_rows(
     Only the main process of a run may call it; the others `open_rows` afterwards. Raises `ValueError` and
     `FileNotFoundError` that name source, row and column of what cannot be used.
     """
-    sources = [SftSource.from_recipe(_entry(entry, "datasets"), args.data_root) for entry in args.datasets]
-    tests = [Source.from_recipe(_entry(entry, "decontaminate"), args.data_root) for entry in args.decontaminate]
+    sources = [SftSource.from_recipe(recipe_entry(entry, "datasets"), args.data_root) for entry in args.datasets]
+    tests = [Source.from_recipe(recipe_entry(entry, "decontaminate"), args.data_root) for entry in args.decontaminate]
     request = {
-        "datasets": [_entry(entry, "datasets") for entry in args.datasets],
-        "decontaminate": [_entry(entry, "decontaminate") for entry in args.decontaminate],
-        "files": [_file_facts(source) for source in (*sources, *tests)],
+        "datasets": [recipe_entry(entry, "datasets") for entry in args.datasets],
+        "decontaminate": [recipe_entry(entry, "decontaminate") for entry in args.decontaminate],
+        "files": [file_facts(source) for source in (*sources, *tests)],
         **{key: getattr(args, key) for key in ("rows_total", "pack", "too_long")},
         "max_length": max_length,
         "seed": seed,
@@ -98,7 +98,7 @@ def _is_prepared(folder: Path, request: dict[str, Any]) -> bool:
     return before == json.loads(json.dumps(request))
 
 
-def _file_facts(source: SftSource | Source) -> list[list] | None:
+def file_facts(source: SftSource | Source) -> list[list] | None:
     """Return what shows that local files were changed since the rows were prepared from them."""
     place = Path(source.root) / source.path if source.path else Path(source.hub) if source.hub else None
     if place is None or not place.exists():
@@ -108,7 +108,7 @@ def _file_facts(source: SftSource | Source) -> list[list] | None:
     return [[name, each.st_size, each.st_mtime_ns] for name, each in facts]
 
 
-def _entry(entry: str | dict, key: str) -> Any:
+def recipe_entry(entry: str | dict, key: str) -> Any:
     if not isinstance(entry, str):
         return entry
     try:

@@ -39,7 +39,7 @@ class EvalsDuringTraining:
         training = model.training
         subject = Subject(model.eval(), tokenizer, str(self.folder.parents[1] / f"checkpoint-{step}"), self.args.bf16)
         folder = self.folder / f"checkpoint-{step}"
-        agree(lambda: _forget_other_weights(folder, subject), processes)
+        agree(lambda: forget_other_weights(folder, subject), processes)
         results = evaluate(
             subject,
             self.tasks,
@@ -57,7 +57,7 @@ class EvalsDuringTraining:
         }
 
 
-def _forget_other_weights(folder: Path, subject: Subject) -> None:
+def forget_other_weights(folder: Path, subject: Subject) -> None:
     """Remove results of this step whose weights are gone: those of a run that went back to an earlier checkpoint and,
     on a GPU or on another number of processes, did not come to quite the same weights again."""
     file = folder / RUN_FILE

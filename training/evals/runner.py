@@ -128,7 +128,8 @@ def _run_missing(task: Task, subject: Subject, folder: Path, processes: Processe
         desc=task.name,
         unit="item",
         smoothing=0.05,
-        mininterval=0.2 if sys.stderr.isatty() else 60,  # a log file gets a line a minute
+        mininterval=0.2 if sys.stderr.isatty() else 60,  # a log file gets a line a minute,
+        delay=0 if sys.stderr.isatty() else 60,  # and nothing of what takes less
         leave=sys.stderr.isatty(),
         disable=processes.process_index != 0,
     )

@@ -19,6 +19,7 @@ FACT_PLACES = {f"{fact.a}*{fact.b}": place for place, fact in enumerate(FACTS)}
 _TRIES_PER_FACT = 300
 # How often a held-out fact counts as written, so that it is never among the rare ones.
 _ENOUGH = 2**62
+_LONG_MULTIPLICATION = Converter(ConversionSettings(long_multiplication=True))
 _PLACES = ("school", "market", "library", "farm", "bakery", "museum", "camp", "theatre")
 _MADE = ("cards", "letters", "kites", "lanterns", "badges", "masks", "puppets", "bracelets")
 # (sentence, name of the left factor, of the right factor, of the product, unit); `{left}` and `{right}` are counts
@@ -89,6 +90,23 @@ def synthetic_row(seed: int, index: int) -> tuple[str, str]:
     draw = random.Random(f"word_problem_programs/{seed}/{index}")
     digits = draw.choice((1, 1, 1, 2, 2, 3))
     return word_problem_program(draw, draw.randint(1, 10**digits - 1), draw.randint(1, 9 if digits > 1 else 20))
+
+
+def multiplication_row(seed: int, index: int, factor_digits: tuple[int, int]) -> tuple[str, str]:
+    """Return question and worked answer number `index` of the problems around a product of factors with so many
+    digits, the product in one-digit products; half of them have a second step, a sum or a difference.
+
+    The answer is TinyGSM's labelled text with long multiplication. A factor of one digit is 2 at least. Raises
+    `ValueError` for digits outside 1..3.
+    """
+    if len(factor_digits) != 2 or not all(1 <= digits <= 3 for digits in factor_digits):
+        raise ValueError(f"factor_digits is {list(factor_digits)}; give two numbers from 1 to 3, such as [2, 1]")
+    draw = random.Random(f"multiplications/{seed}/{index}")
+    row = None
+    while not isinstance(row, Row):  # a gate refuses one in some hundred
+        factors = [draw.randint(2 if digits == 1 else 10 ** (digits - 1), 10**digits - 1) for digits in factor_digits]
+        row = _LONG_MULTIPLICATION(*word_problem_program(draw, *factors))
+    return row.question, row.text
 
 
 def word_problem_program(draw: random.Random, left: int, right: int) -> tuple[str, str]:
