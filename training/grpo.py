@@ -22,11 +22,18 @@ from transformers.utils.logging import disable_progress_bar
 
 from tokenization.tokenization_mul_facts import CHAT_TEMPLATE
 from training.core.batch_sizes import accumulation_steps
-from training.core.device import check_one_device, initialize_deepspeed_on_cpu, prepare_process, whole_weights
-from training.core.grpo_recipe import FREE_KEYS, GrpoArguments, GrpoDataArguments, GrpoModelArguments, RewardArguments
+from training.core.device import (
+    check_one_device,
+    initialize_deepspeed_on_cpu,
+    launched_with_fsdp,
+    prepare_process,
+    whole_weights,
+)
+from training.core.grpo_recipe import GrpoArguments, GrpoDataArguments, GrpoModelArguments, RewardArguments
 from training.core.processes import do_on_main
 from training.core.provenance import sha256_of_weights
 from training.core.recipe import resolved, run_program
+from training.evals.reply_measures import seed_of
 from training.evals.rewards import Rewards, RewardSettings, maximum_of_wrong, minimum_of_right
 from training.evals.subject import load_subject
 from training.rl.episodes import Episodes
@@ -36,6 +43,9 @@ from training.rl.policy_trainer import PolicyTrainer
 from training.rl.prompts import open_prompts, open_sources, prepare_prompts
 from training.rl.samples import Samples, free_decoding
 
+# The same draws at every step and for all seeds, and none of a run's own.
+_HELD_OUT_SEED = seed_of(0, 2)
+
 
 def main(
     model_args: GrpoModelArguments, data_args: GrpoDataArguments, reward_args: RewardArguments, args: GrpoArguments
@@ -44,6 +54,11 @@ def main(
     check_one_device(args.n_gpu)
     disable_progress_bar()  # "Writing model shards" at every checkpoint
     initialize_deepspeed_on_cpu()
+    if launched_with_fsdp():
+        raise ValueError(
+            "GRPO does not run under FSDP, where no process has the weights to draw completions with; launch with "
+            "accelerate_configs/ddp.yaml or a ZeRO configuration"
+        )
     rewards = Rewards(
         reward_args.rewards,
         RewardSettings(reward_args.soft_limit_bytes, reward_args.hard_limit_bytes),
@@ -113,7 +128,7 @@ def main(
             rewards,
             free_decoding(**decoding, temperature=temperature, samples=samples),
             args.decode_batch_size,
-            seed=0,
+            _HELD_OUT_SEED,
         )
         for name, (temperature, samples) in drawn.items()
     ]
@@ -144,7 +159,7 @@ def main(
         f"groups of {args.num_generations}, {args.loss_type} with beta {args.beta:g}; a wrong answer earns at most "
         f"{facts['maximum_of_wrong']:g}, a right one at least {facts['minimum_of_right']:g}"
     )
-    return trainer.run(facts, FREE_KEYS, description)
+    return trainer.run(facts, args.free_keys, description)
 
 
 if __name__ == "__main__":

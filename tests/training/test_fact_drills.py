@@ -9,7 +9,9 @@ from tokenization import count_facts
 from tokenization.mul_facts import FACTS
 from training.data.synthetic import SyntheticDocuments
 from training.data.tinygsm.conversion import ConversionSettings, Converter, Row
-from training.data.tinygsm.drills import drill_rows, synthetic_row
+from training.data.tinygsm.drills import drill_rows, multiplication_row, synthetic_row
+from training.evals.answers import read_answer
+from training.evals.equations import find_equations
 
 
 def counted(rows):
@@ -93,3 +95,57 @@ def test_sentences_are_not_those_of_synthetic_word_problems():
         question, _ = synthetic_row(1, index)
         parts = {re.sub(r"[0-9]+|[A-Z]\w+", "", part) for part in re.split(r"(?<=[.?]) ", question)}
         assert not parts & sentences
+
+
+DIGITS = [(left, right) for left in (1, 2, 3) for right in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("digits", DIGITS)
+def test_multiplication_is_answered_right(digits):
+    for index in range(60):
+        question, answer = multiplication_row(0, index, digits)
+        left, right, *extra = (int(number) for number in re.findall(r"\d+", question))
+        change = {"brings": 1, "takes": -1}
+        (sign,) = [change[word] for word in change if f" {word} " in question] or [0]
+        assert len(extra) == abs(sign), question
+        assert read_answer(answer).strict == left * right + sign * sum(extra), question
+
+
+@pytest.mark.parametrize("digits", DIGITS)
+def test_factors_of_a_multiplication_have_the_digits_asked_for(digits):
+    for index in range(60):
+        factors = re.findall(r"\d+", multiplication_row(1, index, digits)[0])[:2]
+        assert tuple(map(len, factors)) == digits
+        assert not {"0", "1"} & set(factors)
+
+
+@pytest.mark.parametrize("digits", DIGITS)
+def test_multiplication_is_written_out_in_true_products_of_digits(digits):
+    for index in range(30):
+        question, answer = multiplication_row(2, index, digits)
+        left, right = re.findall(r"\d+", question)[:2]
+        equations = list(find_equations(answer))
+        assert all(equation.is_true for equation in equations), answer
+        if "1" in (left.rstrip("0"), right.rstrip("0")):
+            continue  # ten times a number takes no digits apart
+        pairs = {frozenset((a, b)) for a in left for b in right if "0" not in (a, b)}
+        written = {frozenset(pair) for pair in re.findall(r"\b(\d) \* (\d)(?= = )", answer)}
+        assert pairs <= written, answer
+
+
+def test_about_half_of_the_multiplications_have_a_second_step():
+    numbers = [len(re.findall(r"\d+", multiplication_row(0, index, (2, 1))[0])) for index in range(400)]
+    assert set(numbers) == {2, 3}
+    assert 160 < numbers.count(3) < 240
+
+
+def test_multiplication_is_a_function_of_seed_and_index():
+    rows = {(seed, index): multiplication_row(seed, index, (2, 1)) for seed in (0, 1) for index in range(30)}
+    assert len({question for question, _ in rows.values()}) == 60
+    assert all(multiplication_row(*place, (2, 1)) == row for place, row in rows.items())
+
+
+@pytest.mark.parametrize("digits", [(0, 1), (2, 4), (-1, 2), (2,), (1, 1, 1), ()])
+def test_digits_outside_of_one_to_three_are_refused(digits):
+    with pytest.raises(ValueError, match=r"factor_digits is \[.*\]; give two numbers from 1 to 3, such as \[2, 1\]"):
+        multiplication_row(0, 0, digits)

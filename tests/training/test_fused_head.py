@@ -45,12 +45,15 @@ def outputs_and_gradients(model, batch):
     return outputs, {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 2.5])
 @pytest.mark.parametrize("learnt", ["some", "all", "none"])
-def test_numbers_and_gradients_are_those_of_trls_own_head(batch, learnt):
+def test_numbers_and_gradients_are_those_of_trls_own_head(batch, learnt, temperature):
     if learnt != "some":
         batch["labels"] = batch["input_ids"] if learnt == "all" else torch.full_like(batch["labels"], -100)
-    expected, expected_gradients = outputs_and_gradients(model_of(add_trl_head), batch)
-    ours, gradients = outputs_and_gradients(model_of(add_trl_head, score_supervised_positions_on_cpu), batch)
+    trl_head = functools.partial(add_trl_head, temperature=temperature)
+    our_head = functools.partial(score_supervised_positions_on_cpu, temperature=temperature)
+    expected, expected_gradients = outputs_and_gradients(model_of(trl_head), batch)
+    ours, gradients = outputs_and_gradients(model_of(trl_head, our_head), batch)
     for field in FIELDS:
         theirs, value = getattr(expected, field), getattr(ours, field)
         assert value.dtype == theirs.dtype or field == "is_top1"
@@ -60,6 +63,17 @@ def test_numbers_and_gradients_are_those_of_trls_own_head(batch, learnt):
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-5, atol=1e-6, msg=name)
     assert any(gradient.abs().max() > 1e-3 for gradient in gradients.values()) == (learnt != "none")
+
+
+def test_temperature_flattens_the_probabilities_and_leaves_the_likeliest_token(batch):
+    sharp, flat = (
+        model_of(add_trl_head, functools.partial(score_supervised_positions_on_cpu, temperature=temperature))(
+            **batch, fused_lm_head=True
+        )
+        for temperature in (0.5, 2.0)
+    )
+    assert (flat.entropy > sharp.entropy)[sharp.label_mask].all()
+    assert torch.equal(flat.is_top1, sharp.is_top1)
 
 
 def test_batch_without_a_label_has_no_loss_but_a_gradient_of_zero(batch):

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pyarrow
 import pyarrow.parquet
@@ -47,6 +48,22 @@ def test_synthetic_problems_end_in_a_question_mark_and_a_number():
     assert all(row["question"].endswith("?") and "\n#### " in row["answer"] for row in rows)
 
 
+def test_multiplications_are_a_function_of_seed_and_place():
+    rows = RowSource(synthetic="multiplications", documents=20, seed=3).read()
+    assert len({row["question"] for row in rows}) == 20
+    assert RowSource(synthetic="multiplications", documents=30, seed=3, limit=20).read() == rows
+    others = RowSource(synthetic="multiplications", documents=20, seed=4).read()
+    assert not {row["question"] for row in rows} & {row["question"] for row in others}
+
+
+@pytest.mark.parametrize("digits", [[1, 1], [2, 3]])
+def test_multiplications_have_factors_of_the_digits_asked_for(digits):
+    rows = RowSource(synthetic="multiplications", documents=20, factor_digits=digits).read()
+    for row in rows:
+        assert [len(number) for number in re.findall(r"\d+", row["question"])][:2] == digits
+        assert "\n#### " in row["answer"]
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -55,6 +72,18 @@ def test_synthetic_problems_end_in_a_question_mark_and_a_number():
         ({"path": "a.csv"}, "'a.csv' is not a .jsonl, .json or .parquet file"),
         ({"synthetic": "drills", "documents": 3}, "come from word_problems"),
         ({"synthetic": "word_problems"}, "documents is 0"),
+        ({"synthetic": "multiplications"}, "documents is 0"),
+        (
+            {"synthetic": "multiplications", "documents": 3, "factor_digits": [4, 1]},
+            r"factor_digits is \[4, 1\]; give two numbers from 1 to 3, such as \[2, 1\]",
+        ),
+        ({"synthetic": "multiplications", "documents": 3, "factor_digits": [2]}, r"factor_digits is \[2\]; give two"),
+        ({"synthetic": "multiplications", "documents": 3, "factor_digits": 2}, "factor_digits must be list, but is 2"),
+        (
+            {"synthetic": "word_problems", "documents": 3, "factor_digits": [1, 1]},
+            r"factor_digits is \(1, 1\), which is for synthetic multiplications; remove the key",
+        ),
+        ({"path": "a.jsonl", "factor_digits": [3, 1]}, "is for synthetic multiplications; remove the key"),
         ({"path": "a.jsonl", "limit": 0}, "limit is 0"),
         ({"path": "a.jsonl", "limit": "many"}, "limit must be"),
     ],

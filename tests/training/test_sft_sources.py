@@ -120,6 +120,20 @@ def drills(minimum, **keys):
     return SftSource.from_recipe({"synthetic": "drills", "drill_minimum": minimum, **keys})
 
 
+def test_multiplications_are_questions_with_worked_answers():
+    keys = {"synthetic": "multiplications", "documents": 40, "seed": 2}
+    rows, left_out = read(SftSource.from_recipe({**keys, "factor_digits": [3, 1]}))
+    assert (len(rows), left_out) == (40, {})
+    for (asker, question), (replier, reply) in rows:
+        assert (asker, replier) == ("user", "assistant")
+        factors = [int(number) for number in re.findall(r"\d+", question)[:2]]
+        assert f"{factors[0]} * {factors[1]} = {factors[0] * factors[1]}" in reply
+        assert all(equation.is_true for equation in find_equations(reply))
+    assert asked(SftSource.from_recipe({**keys, "limit": 5, "factor_digits": [3, 1]})) == [
+        question for (_, question), _ in rows[:5]
+    ]
+
+
 @pytest.mark.parametrize("long_multiplication", [False, True])
 def test_drills_bring_each_fact_at_least_so_often_in_true_worked_answers(long_multiplication):
     rows, _ = read(drills(6, long_multiplication=long_multiplication))
@@ -202,6 +216,14 @@ def test_entry_of_a_recipe_has_our_keys_or_those_of_trl(entry, expected):
         ({"synthetic": "drills", "drill_minimum": 3, "documents": 5}, "leave documents out"),
         ({"synthetic": "drills", "drill_minimum": 3, "path": "a.jsonl"}, "exactly one of path, hub and synthetic"),
         ({"synthetic": "drills", "drill_minimum": 3, "held_out_facts": [[6]]}, "pair of whole numbers"),
+        ({"synthetic": "multiplications"}, "documents is 0"),
+        (
+            {"synthetic": "multiplications", "documents": 5, "factor_digits": [2, 0]},
+            r"factor_digits is \[2, 0\]; give",
+        ),
+        ({"synthetic": "word_problems", "documents": 5, "factor_digits": [3, 1]}, "is for synthetic multiplications"),
+        ({"path": "a.jsonl", "factor_digits": [3, 1]}, "is for synthetic multiplications; remove the key"),
+        ({"synthetic": "multiplications", "documents": 5, "drill_minimum": 2}, "is for synthetic drills; remove"),
         ({"synthetic": "tables", "documents": 5}, "synthetic is 'tables'; choose drills, instructions, word_problems"),
     ],
 )

@@ -13,13 +13,18 @@ from modeling import DomainGPT2ForCausalLM
 _BLOCK = 256
 
 
-def score_supervised_positions_on_cpu(model: DomainGPT2ForCausalLM, temperature: float = 1.0) -> None:
+def score_supervised_positions_on_cpu(
+    model: DomainGPT2ForCausalLM,
+    temperature: float = 1.0,
+    outputs: tuple[str, ...] = ("log_probs", "entropy", "is_top1"),
+    entropy_has_gradient: bool = False,
+) -> None:
     """Make `model(..., labels=labels, fused_lm_head=True)` quick where TRL's kernels do not run.
 
     Call it after TRL's `add_fused_lm_head`, whose head is left alone on a GPU. Without Triton that head scores every
     position, masked or not, and passes over the logits many times. Here the positions with a label are projected at
-    once. Their logits are (N, V): a CPU's micro-batches are small. temperature: what the logits are divided by, as
-    in TRL's.
+    once. Their logits are (N, V): a CPU's micro-batches are small. temperature and outputs:
+    as in TRL's. entropy_has_gradient: for an entropy bonus; as a metric it is cheaper without.
     """
     trl_forward = model.forward
 
@@ -36,11 +41,16 @@ def score_supervised_positions_on_cpu(model: DomainGPT2ForCausalLM, temperature:
         logits = logits if temperature == 1 else logits / temperature
         targets = F.pad(labels[mask], (0, -count % _BLOCK))
         log_probs = -F.cross_entropy(logits, targets, reduction="none").float()
-        with torch.no_grad():
-            is_top1 = logits.argmax(-1) == targets
-            entropy = torch.cat([_entropy(rows) for rows in logits[:, : self.config.vocab_size].split(_BLOCK)])
-        per_token = [x.new_zeros(mask.shape).masked_scatter(mask, x[:count]) for x in (log_probs, entropy, is_top1)]
-        log_probs, entropy, is_top1 = per_token
+        entropy = is_top1 = None
+        if "entropy" in outputs:
+            with torch.set_grad_enabled(entropy_has_gradient and torch.is_grad_enabled()):
+                entropy = torch.cat([_entropy(rows) for rows in logits[:, : self.config.vocab_size].split(_BLOCK)])
+        if "is_top1" in outputs:
+            is_top1 = logits.detach().argmax(-1) == targets
+        log_probs, entropy, is_top1 = (
+            None if x is None else x.new_zeros(mask.shape).masked_scatter(mask, x[:count])
+            for x in (log_probs, entropy, is_top1)
+        )
         loss = -log_probs.sum() / mask.sum().clamp(min=1)
         return FusedCausalLMOutput(loss=loss, log_probs=log_probs, entropy=entropy, is_top1=is_top1, label_mask=mask)
 

@@ -1,6 +1,7 @@
 """The keys of a GRPO recipe: where it starts, its prompts, its rewards and the training, and which of them may change
 in a run."""
 
+import importlib.util
 import json
 from dataclasses import dataclass, field
 
@@ -12,7 +13,6 @@ from training.core.sft_recipe import FREE_KEYS as FREE_KEYS_OF_SFT
 
 _WHOLE_NUMBERS = {
     "max_steps": 1,
-    "episode_steps": 1,
     "total_batch_items": 2,
     "num_generations": 2,
     "num_iterations": 1,
@@ -41,12 +41,17 @@ _REQUIRED = REQUIRED_IN_PRETRAINING | {
     "eval_delay": 0,
     "model_init_kwargs": None,
     "log_completions_hub_repo": None,
+    "sync_ref_model": False,
+    "cast_lm_head_to_fp32": False,
+    "use_liger_kernel": False,
+    "ds3_gather_for_generation": True,
     "trust_remote_code": False,
 }
 _INSTEAD = {
     "reward_weights": "say `rewards: {exact_answer: 1.0, …}`",
     "steps_per_generation": "it follows from generation_batch_size",
     "load_best_model_at_end": "the best checkpoint is kept and linked as `best`",
+    "sync_ref_model": "a resumed run would go on with another reference",
     "shuffle_dataset": "prompts are in shuffled order already",
 }
 
@@ -54,7 +59,7 @@ _INSTEAD = {
 FREE_KEYS = FREE_KEYS_OF_SFT | frozenset(
     "decode_batch_size steps_per_generation log_completions num_completions_to_print log_unique_prompts "
     "vllm_gpu_memory_utilization vllm_tensor_parallel_size vllm_server_base_url vllm_server_host vllm_server_port "
-    "vllm_server_timeout vllm_group_port ds3_gather_for_generation".split()
+    "vllm_server_timeout vllm_group_port min_pass_at_1 min_pass_at_k ignore_gate".split()
 )
 
 
@@ -118,7 +123,7 @@ class RewardArguments:
     soft_limit_bytes, hard_limit_bytes: of length_limit. symmetric: false allows rewards that differ between the arms.
     """
 
-    rewards: dict = field(default_factory=lambda: {"exact_answer": 1.0})
+    rewards: dict | str | None = field(default_factory=lambda: {"exact_answer": 1.0})
     soft_limit_bytes: int = 800
     hard_limit_bytes: int = 1200
     symmetric: bool = True
@@ -165,7 +170,7 @@ class GrpoArguments(GRPOConfig):
     loss_type: str = "dr_grpo"
     scale_rewards: str = "none"
     mask_truncated_completions: bool = True
-    max_completion_length: int | None = 256
+    max_completion_length: int | None = 512
     disable_dropout: bool = True  # it would make the policy differ from its own reference
     shuffle_dataset: bool | None = False
     bf16: bool = True
@@ -186,8 +191,6 @@ class GrpoArguments(GRPOConfig):
     def __post_init__(self):
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
         for key, smallest in _WHOLE_NUMBERS.items():
-            if not hasattr(self, key):
-                continue
             value = getattr(self, key)
             if value is None or int(value) != value or value < smallest:
                 raise ValueError(f"{key} is {value}; it is a whole number and at least {smallest}")
@@ -209,6 +212,10 @@ class GrpoArguments(GRPOConfig):
                 f"generation_batch_size ({self.generation_batch_size}) must be a multiple of total_batch_items "
                 f"({self.total_batch_items}), the completions of one step; change one of them"
             )
+        if self.use_vllm and importlib.util.find_spec("vllm") is None:
+            raise ValueError(
+                "use_vllm is true, but vllm is not installed; install it (it needs a GPU), or leave use_vllm out"
+            )
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; completions are drawn, so it is above zero")
         if self.beta < 0:
@@ -228,9 +235,23 @@ class GrpoArguments(GRPOConfig):
         if not self.num_generations_eval or self.num_generations_eval < 1:
             raise ValueError(f"num_generations_eval is {self.num_generations_eval}; it is at least 1")
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
-        # TRL would decode held-out prompts in such batches; here decode_batch_size says how many.
+        if self.per_device_eval_batch_size not in (8, self.num_generations_eval):
+            raise ValueError(
+                f"per_device_eval_batch_size is {self.per_device_eval_batch_size}, which nothing here uses; say "
+                "decode_batch_size"
+            )
         self.per_device_eval_batch_size = self.num_generations_eval
         super().__post_init__()
+
+    @property
+    def free_keys(self) -> frozenset[str]:
+        """What may differ when a run is resumed; not the micro-batches where something is averaged over one."""
+        averages = self.loss_type == "bnpo" or self.top_entropy_quantile < 1 or self.has_entropy_bonus
+        return FREE_KEYS - {"per_device_train_batch_size", "gradient_accumulation_steps"} if averages else FREE_KEYS
+
+    @property
+    def has_entropy_bonus(self) -> bool:
+        return self.entropy_coef != 0 or self.use_adaptive_entropy
 
     @property
     def steps_per_generation_batch(self) -> int:

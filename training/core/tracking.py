@@ -122,7 +122,7 @@ def format_log_line(logs: dict, step: int, max_steps: int) -> str:
             parts.append(f"tokens right {logs['mean_token_accuracy']:.1%}")
         if "reward" in logs:
             parts += [f"reward {logs['reward']:.3f}", f"without variance {logs['frac_reward_zero_std']:.0%}"]
-            parts += [f"KL {logs['kl']:.4f}"] if "kl" in logs else []
+        parts += [f"KL {logs['kl']:.4f}"] if logs.get("kl") is not None else []
         if "tokens_per_second" in logs:
             parts += [
                 f"{logs['tokens_per_second']:,.0f} tokens/s",

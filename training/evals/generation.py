@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from transformers import (
     DynamicCache,
     GenerationConfig,
@@ -30,6 +31,7 @@ __all__ = ["Decoding", "Reply", "generate", "plan_batches", "repeats"]
 
 # Words, digits one by one (a number can run in circles too), and signs.
 _PIECE = re.compile(r"[^\W\d]+|\d|[^\w\s]")
+_BLOCK = 256  # tokens, of which the probabilities are summed at once
 _REPEAT_LENGTH, _REPEAT_WINDOW, _REPEAT_LEAST = 4, 50, 20
 
 
@@ -133,6 +135,7 @@ def _generate(
                     eos_token_id=subject.end_of_text_id,
                     pad_token_id=pad_id,
                 ),
+                synced_gpus=False,  # no process waits for another; ZeRO-3 has gathered the weights before
                 logits_processor=_processors(
                     decoding,
                     suppressed,
@@ -167,7 +170,8 @@ def _processors(
     if decoding.no_repeat_ngram_size:
         processors.append(_NoRepeatedNGrams(decoding.no_repeat_ngram_size, padding))
     if random_numbers is not None:
-        processors.append(TemperatureLogitsWarper(float(decoding.temperature)))
+        if decoding.temperature != 1:
+            processors.append(TemperatureLogitsWarper(float(decoding.temperature)))
         if decoding.top_k:
             processors.append(TopKLogitsWarper(decoding.top_k))
         if decoding.top_p < 1:
@@ -221,7 +225,7 @@ class _Suppress(LogitsProcessor):
         self.ids = ids
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return scores.index_fill(1, self.ids, -torch.inf)
+        return scores.index_fill_(1, self.ids, -torch.inf)  # `generate` has copied them
 
 
 class _NoRepeatedNGrams(LogitsProcessor):
@@ -243,18 +247,27 @@ class _NoRepeatedNGrams(LogitsProcessor):
 class _Draw(LogitsProcessor):
     """Leave each row one token: the first whose cumulative probability exceeds a random number of the row's own.
 
-    random_numbers: (B, tokens), the first of them for the token behind `width` others.
+    random_numbers: (B, tokens), the first of them for the token behind `width` others. Probabilities are summed by
+    blocks first, because a cumulative sum over the vocabulary takes longer than the model.
     """
 
     def __init__(self, random_numbers: torch.Tensor, width: int):
         self.random_numbers, self.width = random_numbers, width
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        cumulative = scores.double().softmax(-1).cumsum(-1)  # (B, V)
+        size = scores.shape[1]
+        weights = F.pad(scores - scores.amax(1, keepdim=True), (0, -size % _BLOCK), value=-torch.inf).exp_()
+        blocks = weights.view(len(scores), -1, _BLOCK)  # (B, V / 256, 256)
+        cumulative = blocks.sum(-1).double().cumsum(-1)  # (B, V / 256)
         step = input_ids.shape[1] - self.width
         reached = self.random_numbers[:, step, None] * cumulative[:, -1:]
-        drawn = torch.searchsorted(cumulative, reached, right=True)  # (B, 1)
-        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
+        block = torch.searchsorted(cumulative, reached, right=True)  # (B, 1)
+        before = F.pad(cumulative, (1, 0)).gather(1, block)
+        inside = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK))[:, 0].double().cumsum(-1)  # (B, 256)
+        # Roundings may put the end of a block before the sum over it: then the last token that has a probability.
+        last = torch.searchsorted(inside, inside[:, -1:].contiguous())
+        drawn = block * _BLOCK + torch.minimum(torch.searchsorted(inside, reached - before, right=True), last)
+        return scores.scatter_(1, drawn, torch.inf)
 
 
 def _random_numbers(seeds: Sequence[tuple[int, ...]], limits: Sequence[int]) -> torch.Tensor:

@@ -14,6 +14,7 @@ from training.core.processes import Processes, agree
 from training.data.packing import shuffled
 from training.evals.decoding import Decoding
 from training.evals.during_training import forget_other_weights
+from training.evals.reply_measures import seed_of
 from training.evals.rewards import Rewards
 from training.evals.runner import evaluate
 from training.evals.subject import Subject
@@ -66,14 +67,16 @@ class Episodes:
         results = evaluate(subject, [task], folder, processes, {}, say=lambda line: None)[task.name]
         agree(lambda: self._write_rejection_samples(number), processes)
         if processes.process_index == 0:
-            say(f"episode {number}: {describe(results)}")
+            say(f"episode {number}: {describe(results)}; {self.prompts_per_episode:,} groups to train on")
         return results
 
     def open(self, number: int) -> list[Prompt]:
         """Return the prompts of an episode in the order of their use; its pool is measured, or need not be.
 
+        A later pool without any such prompt is used whole.
+
         Raises `FileNotFoundError` when the samples of a running episode are gone, and `ValueError` when no prompt of
-        the pool has both right and wrong answers.
+        the first pool has both right and wrong answers.
         """
         if self._open is None or self._open[0] != number:
             self._open = number, self._choose(number)
@@ -84,7 +87,9 @@ class Episodes:
         places = np.arange(len(pool))
         if self.filter_prompts:
             right = np.array([sum(reply["right"] for reply in row["replies"]) for row in self._rows(number)])
-            places = np.flatnonzero((right > 0) & (right < self.decoding.samples))
+            informative = np.flatnonzero((right > 0) & (right < self.decoding.samples))
+            # Later on there may be nothing left to learn, which is no reason to lose the run.
+            places = informative if len(informative) or number == 0 else places
         if not len(places):
             raise ValueError(
                 f"no prompt of episode {number}'s pool has right and wrong answers among its "
@@ -98,7 +103,7 @@ class Episodes:
 
     def _task(self, number: int) -> Samples:
         pool = self.pool(number)
-        return Samples(_POOL, pool, self.rewards, self.decoding, self.batch_size, self.seed * 1000 + number)
+        return Samples(_POOL, pool, self.rewards, self.decoding, self.batch_size, seed_of(self.seed, 1, number))
 
     def _folder(self, number: int) -> Path:
         return self.folder / f"episode-{number}"

@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer import grpo_trainer
+from trl.trainer.utils import split_tensor_dict
 
 from training.core.best_checkpoint import BestCheckpointMixin
 from training.core.fused_head import score_supervised_positions_on_cpu
@@ -29,16 +30,14 @@ from training.rl.prompts import Prompt
 from training.rl.rewards_for_trl import reward_functions
 from training.rl.samples import Samples, decode, free_decoding
 
-# TRL asks for it by its old name at every batch of completions.
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-
 
 class PolicyTrainer(BestCheckpointMixin, HeldOutPromptsMixin, TrlTrainerMixin, GRPOTrainer):
     """TRL's trainer on prompts of episodes.
 
     TRL decodes, calls the rewards, and computes advantages and loss. A completion is drawn with random numbers of its
     own, a function of data_seed, its prompt's place in the run and its number in the group: interruptions and the
-    number of processes do not change it, and both arms draw with the same ones. With `use_vllm` TRL draws instead.
+    number of processes do not change it, and both arms draw with the same ones. With `use_vllm` vLLM draws instead,
+    with random numbers of its own, so that an interrupted run goes on with other completions.
     """
 
     selected_by = "eval_pass_at_1"
@@ -58,11 +57,14 @@ class PolicyTrainer(BestCheckpointMixin, HeldOutPromptsMixin, TrlTrainerMixin, G
         self.episodes, self.episode_steps, self.held_out = episodes, episode_steps, held_out
         self.subject_name = subject.name
         self._seeds: list[int] = []
+        self._has_new_completions = False  # since the last table of them
         prompts_at_once = args.generation_batch_size // args.num_generations
         draws = -(-args.max_steps // args.steps_per_generation_batch)
         # TRL's sampler repeats each place of the run; what prompt stands there is known when its episode begins.
         places = Dataset.from_dict({"place": range(draws * prompts_at_once), "prompt": [""] * draws * prompts_at_once})
         functions = reward_functions(rewards)
+        if args.use_vllm:
+            args.generation_kwargs = {"logit_bias": dict.fromkeys(subject.unseen_ids, -100.0)}
         args.reward_weights = [rewards.weights[each.__name__] for each in functions]
         with _reference_is_a_copy_of(subject.model), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*rollout_func.*experimental")
@@ -75,9 +77,10 @@ class PolicyTrainer(BestCheckpointMixin, HeldOutPromptsMixin, TrlTrainerMixin, G
                 rollout_func=None if args.use_vllm else _roll_out,
                 **kwargs,
             )
-        score_supervised_positions_on_cpu(self.model, args.temperature)
+        outputs = ("log_probs", "entropy")
+        score_supervised_positions_on_cpu(self.model, args.temperature, outputs, args.has_entropy_bonus)
         if self.ref_model is not None:
-            score_supervised_positions_on_cpu(self.accelerator.unwrap_model(self.ref_model), args.temperature)
+            score_supervised_positions_on_cpu(self._plain(self.ref_model), args.temperature, outputs[:1])
         self.work = PolicyWork(self)
         self.throughput = Throughput(self.work, self.args.world_size)
         self.add_callback(self.work)
@@ -90,6 +93,7 @@ class PolicyTrainer(BestCheckpointMixin, HeldOutPromptsMixin, TrlTrainerMixin, G
         """Give the policy with all its weights on every process, in evaluation mode, and ready to generate."""
         training = self.model.training
         with (
+            warnings.catch_warnings(category=FutureWarning, action="ignore"),
             unwrap_model_for_generation(
                 self.model_wrapped,
                 self.accelerator,
@@ -102,6 +106,9 @@ class PolicyTrainer(BestCheckpointMixin, HeldOutPromptsMixin, TrlTrainerMixin, G
             yield self._subject(model)
             model.train(training)
 
+    def _plain(self, model: torch.nn.Module) -> torch.nn.Module:
+        return self.accelerator.unwrap_model(model, keep_torch_compile=False)
+
     def _subject(self, model: torch.nn.Module) -> Subject:
         return Subject(model, self.processing_class, self.subject_name, self.args.bf16)
 
@@ -111,15 +118,17 @@ class PolicyTrainer(BestCheckpointMixin, HeldOutPromptsMixin, TrlTrainerMixin, G
         # A group may begin on one process and end on another.
         first = self.accelerator.process_index * len(inputs)
         self._seeds = [
-            seed_of(args.data_seed, each["place"], (first + number) % args.num_generations)
+            seed_of(args.data_seed, 0, each["place"], (first + number) % args.num_generations)
             for number, each in enumerate(inputs)
         ]
         rows = [
             {"prompt": self._subject(self.model).prompt(each.question), "question": each.question, "gold": each.gold}
             for each in prompts
         ]
-        scored = super()._generate_and_score_completions(rows)
+        with warnings.catch_warnings(category=FutureWarning, action="ignore"):  # TRL's, about a call of its own
+            scored = super()._generate_and_score_completions(rows)
         self.work.count(self.state.num_input_tokens_seen - before)
+        self._has_new_completions = True
         return scored
 
     def _prompts_at(self, places: list[int]) -> list[Prompt]:
@@ -132,6 +141,10 @@ class PolicyTrainer(BestCheckpointMixin, HeldOutPromptsMixin, TrlTrainerMixin, G
         prompts = self.episodes.open(number)
         return [prompts[place % per_episode] for place in places]
 
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict]:
+        # TRL would read special names in a question as the tokens themselves.
+        return [self._subject(self.model).encode(prompt) for prompt in prompts], None, {}
+
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         # TRL computes those of the reference outside the autocast of the loss, and they would differ by roundings.
         with self.autocast():
@@ -141,10 +154,11 @@ class PolicyTrainer(BestCheckpointMixin, HeldOutPromptsMixin, TrlTrainerMixin, G
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self.state.epoch = self.state.global_step / self.episode_steps  # episodes take the place of epochs
-        table = self.log_completions
-        self.log_completions = table and "loss" in logs  # TRL would write the table of the last batch once more
+        wanted = self.log_completions
+        self.log_completions = wanted and "loss" in logs and self._has_new_completions
+        self._has_new_completions = self._has_new_completions and "loss" not in logs
         super().log(logs, start_time)
-        self.log_completions = table
+        self.log_completions = wanted
 
     def facts_for_seal(self) -> dict[str, Any]:
         return super().facts_for_seal() | {"flops": self.work.flops}
@@ -158,21 +172,25 @@ class PolicyTrainer(BestCheckpointMixin, HeldOutPromptsMixin, TrlTrainerMixin, G
         """Save beside the state of this process's random numbers the completions that it has not finished with."""
         super()._save_rng_state(output_dir)
         if self.state.global_step % self.args.steps_per_generation_batch:
+            batches = self._buffered_inputs
+            # One tensor for all, which may be cut into micro-batches of another size later.
             tensors = {
-                f"{number}/{name}": value.contiguous()
-                for number, batch in enumerate(self._buffered_inputs)
-                for name, value in batch.items()
+                name: torch.cat([batch[name] for batch in batches]) if value.dim() else value.clone()
+                for name, value in batches[0].items()
             }
             save_file(tensors, self._completions_file(output_dir))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
         if checkpoint is not None and self.state.global_step % self.args.steps_per_generation_batch:
-            batches: dict[int, dict[str, torch.Tensor]] = {}
-            for name, value in load_file(self._completions_file(checkpoint), device=str(self.args.device)).items():
-                number, _, key = name.partition("/")
-                batches.setdefault(int(number), {})[key] = value
-            self._buffered_inputs = [batches[number] for number in sorted(batches)]
+            before, now = self.resumed_from["num_processes"], self.args.world_size
+            if before != now:
+                raise ValueError(
+                    f"'{checkpoint}' was saved by {before} process(es) in the middle of their completions, and "
+                    f"{now} cannot share those; start with {before}"
+                )
+            tensors = load_file(self._completions_file(checkpoint), device=str(self.args.device))
+            self._buffered_inputs = split_tensor_dict(tensors, self.args.steps_per_generation)
 
     def _completions_file(self, folder: str) -> Path:
         return Path(folder) / f"completions_{self.accelerator.process_index}.safetensors"
@@ -193,7 +211,8 @@ class PolicyWork(TrainerCallback):
         """Add the tokens of one batch of completions and of their prompts, over all processes."""
         args, config = self.trainer.args, self.trainer.accelerator.unwrap_model(self.trainer.model).config
         # A forward pass is a third of what a token costs in training.
-        passes = args.num_iterations + 1 / 3 + (1 / 3 if args.beta else 0)
+        forwards = 1 + bool(args.beta) + (args.steps_per_generation_batch > 1)
+        passes = args.num_iterations + forwards / 3
         self.flops += round(passes * tokens * config.flops_per_token(tokens // args.generation_batch_size))
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -220,7 +239,7 @@ def _roll_out(prompts: list[str], trainer: PolicyTrainer) -> dict[str, Any]:
     args = trainer.args
     decoding = free_decoding(args.max_completion_length, args.temperature, 1, args.top_p, args.top_k)
     with trainer.policy() as subject:
-        ids = [subject.encode(prompt) for prompt in prompts]
+        ids, _, _ = trainer._tokenize_prompts(prompts)
         replies = decode(subject, ids, decoding, trainer._seeds, args.decode_batch_size)
     end = [subject.end_of_text_id]
     completions = [reply.ids + end if reply.finish == "end_of_text" else reply.ids for reply in replies]

@@ -1,5 +1,7 @@
-"""The prompts of a GRPO run: questions with one number as the answer, split from held-out ones, and the same in both
-arms."""
+"""The prompts of a GRPO run: questions with one number as the answer, split from held-out ones.
+
+They are the same in both arms; which of them a policy trains on, `episodes` chooses by what it can answer.
+"""
 
 import json
 import shutil
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 
 from tokenization import MulFactTokenizer
+from training.core.checkpoint import list_checkpoints
 from training.core.files import write_json, write_text
 from training.core.grpo_recipe import GrpoDataArguments
 from training.core.recipe import check_type
@@ -111,8 +114,18 @@ def prepare_prompts(
         "max_dev_prompts": args.max_dev_prompts,
     }
     request = json.loads(json.dumps(request))
-    if (folder / REPORT).is_file() and json.loads((folder / REPORT).read_text("utf-8"))["request"] == request:
-        return
+    if (folder / REPORT).is_file():
+        before = json.loads((folder / REPORT).read_text("utf-8"))["request"]
+        changed = [key for key in request if before.get(key) != request[key]]
+        # Behind a checkpoint the prompts are the run's, wherever the files lie by now.
+        has_begun = bool(list_checkpoints(folder.parent))
+        if not changed or (has_begun and changed == ["files"]):
+            return
+        if has_begun:
+            raise ValueError(
+                f"cannot resume '{folder.parent}' with other prompts: {changed[0]} was {before.get(changed[0])!r} and "
+                f"is now {request[changed[0]]!r}; put it back, or choose another output_dir for a new run"
+            )
     if not tests:
         say("decontaminate is empty: copies of test items are not looked for")
     shutil.rmtree(folder, ignore_errors=True)
@@ -154,10 +167,9 @@ def prepare_prompts(
 
 def open_prompts(folder: Path) -> Prompts:
     """Open the prompts that `prepare_prompts` has written."""
-    train, dev = (
-        [Prompt(**json.loads(line)) for line in (folder / name).read_text("utf-8").splitlines() if line]
-        for name in (_TRAIN, _DEV)
-    )
+    # U+2028, which may stand in a question, ends no line here.
+    lines = {name: (folder / name).read_text("utf-8").split("\n") for name in (_TRAIN, _DEV)}
+    train, dev = ([Prompt(**json.loads(line)) for line in lines[name] if line] for name in (_TRAIN, _DEV))
     return Prompts(train, dev, json.loads((folder / REPORT).read_text("utf-8"))["report"])
 
 
