@@ -97,11 +97,11 @@ def main(
         args.distributed_state,
     )
     prompts = open_prompts(folder / "prompts")
-    if not prompts.dev:
+    if not prompts.dev or args.eval_strategy == "no":
         if args.early_stopping_patience is not None:
             raise ValueError(
-                "early_stopping_patience needs held-out prompts: set held_out of a source under prompts, such as "
-                "held_out: 200"
+                "early_stopping_patience needs held-out prompts and evaluations: set held_out of a source under "
+                f"prompts, such as held_out: 200, and eval_strategy: steps (now {args.eval_strategy.value})"
             )
         args.eval_strategy, args.eval_on_start = IntervalStrategy.NO, False
     decoding = {"max_new_tokens": args.max_completion_length, "top_p": args.top_p, "top_k": args.top_k}

@@ -116,7 +116,7 @@ def test_pool_has_no_more_prompts_than_asked_for(episodes, subject):
     assert set(made.open(0)) == set(made.pool(0))
 
 
-def test_pool_without_an_informative_prompt_is_an_error_with_numbers(episodes, subject):
+def test_first_pool_without_an_informative_prompt_is_an_error_with_numbers(episodes, subject):
     made, _ = episodes(0, 0, 4, 0)
     measure(made, 0, subject)
     message = (
@@ -127,12 +127,24 @@ def test_pool_without_an_informative_prompt_is_an_error_with_numbers(episodes, s
         made.open(0)
 
 
+def test_later_pool_without_an_informative_prompt_is_used_whole(episodes, subject):
+    made, _ = episodes(0, 4, 4, prompts_per_episode=3)
+    assert set(opened(made, subject, 1)) == set(made.pool(1))
+    assert len(made.pool(1)) == 3
+
+
+def test_later_pool_is_filtered_like_the_first(episodes, subject):
+    made, _ = episodes(0, 1, 4, 2)
+    assert {prompt.question for prompt in opened(made, subject, 1)} == {"1?", "3?"}
+
+
 def test_results_are_those_of_the_replies_and_told(episodes, subject):
     made, _ = episodes(0, 1, 3, 4)
     results, said = measure(made, 0, subject)
     assert results["pass_at_1"]["value"] == pytest.approx(8 / 16)
     assert results["pass_at_4"]["value"] == pytest.approx(3 / 4)
-    assert said == ["episode 0: pass@1 0.500, pass@4 0.750 on 4 prompts, 50.0% of them with right and wrong answers"]
+    expected = "episode 0: pass@1 0.500, pass@4 0.750 on 4 prompts, 50.0% of them with right and wrong answers"
+    assert said == [f"{expected}; 8 groups to train on"]
 
 
 def test_measured_pool_is_not_sampled_again(episodes, subject):

@@ -76,6 +76,27 @@ def test_temperature_flattens_the_probabilities_and_leaves_the_likeliest_token(b
     assert torch.equal(flat.is_top1, sharp.is_top1)
 
 
+def test_outputs_that_are_not_asked_for_are_left_out(batch):
+    model = model_of(add_trl_head, functools.partial(score_supervised_positions_on_cpu, outputs=("log_probs",)))
+    outputs = model(**batch, fused_lm_head=True)
+    assert (outputs.entropy, outputs.is_top1) == (None, None)
+    everything = model_of(add_trl_head, score_supervised_positions_on_cpu)(**batch, fused_lm_head=True)
+    assert torch.equal(outputs.log_probs, everything.log_probs)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_gradient_of_an_entropy_bonus_is_that_of_trls_own_head(batch, temperature):
+    trl_head = functools.partial(add_trl_head, temperature=temperature)
+    our_head = functools.partial(score_supervised_positions_on_cpu, temperature=temperature, entropy_has_gradient=True)
+    gradients = []
+    for model in (model_of(trl_head), model_of(trl_head, our_head)):
+        outputs = model(**batch, fused_lm_head=True)
+        (-outputs.log_probs.sum() - 0.1 * outputs.entropy.sum()).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for theirs, ours in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_batch_without_a_label_has_no_loss_but_a_gradient_of_zero(batch):
     batch["labels"] = torch.full_like(batch["labels"], -100)
     outputs, gradients = outputs_and_gradients(model_of(add_trl_head, score_supervised_positions_on_cpu), batch)

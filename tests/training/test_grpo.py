@@ -25,6 +25,7 @@ from training.rl import policy_trainer
 from training.rl.samples import prompt_ids
 
 END_OF_TEXT = 50256
+ONE_STEP = ("--max_steps", 1, "--logging_steps", 1, "--eval_strategy", "no")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_finished_run_is_left_alone(copied, starts, capsys):
     [
         (("--beta", 0.2), "beta was 0.1 and is now 0.2"),
         (("--rewards", '{"exact_answer": 2.0}'), "rewards"),
-        (("--data_seed", 5), "data_seed|other data"),
+        (("--data_seed", 5), "other prompts: seed was 0 and is now 5"),
     ],
 )
 def test_run_does_not_go_on_with_another_recipe(copied, starts, change, message):
@@ -210,7 +211,7 @@ def test_policy_begins_at_its_reference(finished):
 
 def test_reference_agrees_with_the_policy_in_bf16_to_the_last_bit(starts, tmp_path):
     """Outside the autocast of the loss the reference would be fp32, and its divergence made of roundings."""
-    options = ("--bf16", "true", "--max_steps", 1, "--logging_steps", 1, "--eval_strategy", "no")
+    options = ("--bf16", "true", *ONE_STEP)
     assert reinforce(starts, tmp_path / "run", *options) == 0
     assert rows_with(tmp_path / "run", "kl")[1] == pytest.approx(0, abs=1e-9)
 
@@ -245,7 +246,7 @@ def test_completions_do_not_depend_on_how_they_are_batched(finished, starts, tmp
 
 
 def test_prompts_of_completions_are_those_of_training_examples(starts, tmp_path, recorded):
-    assert reinforce(starts, tmp_path / "run", "--max_steps", 1, "--eval_strategy", "no") == 0
+    assert reinforce(starts, tmp_path / "run", *ONE_STEP) == 0
     subject = load_subject(str(starts / "mul_tokens"))
     table = pandas.read_parquet(tmp_path / "run" / "completions" / "completions_00001.parquet")
     prompts, _ = recorded[0]
@@ -255,7 +256,7 @@ def test_prompts_of_completions_are_those_of_training_examples(starts, tmp_path,
 
 
 def test_arms_get_the_same_prompts_and_draws_in_the_same_order(starts, tmp_path, recorded):
-    options = ("--max_steps", 1, "--eval_strategy", "no", "--filter_prompts", "false")
+    options = (*ONE_STEP, "--filter_prompts", "false")
     for arm in ARMS:
         assert reinforce(starts, tmp_path / arm, *options, arm=arm) == 0
     facts = [json.loads((tmp_path / arm / "run.json").read_text()) for arm in ARMS]
@@ -275,7 +276,7 @@ def test_decoding_of_trl_feeds_rewards_that_see_facts(starts, tmp_path, monkeypa
 
     texts = ["9 bags: 6*9=54 apples.\n#### 54", "No idea."]
     monkeypatch.setattr(policy_trainer, "decode", scripted(texts, "mul_tokens"))
-    assert reinforce(starts, tmp_path / "run", "--max_steps", 1, "--eval_strategy", "no", right=look) == 0
+    assert reinforce(starts, tmp_path / "run", *ONE_STEP, right=look) == 0
     of_training = {each.text for each in seen if "apples" in each.text}
     assert of_training == {"9 bags: <MUL_6_9_54> apples.\n#### 54"}
     assert {each.reading for each in seen if each.text in of_training} == {texts[0]}
@@ -290,7 +291,7 @@ def test_arms_earn_the_same_for_the_same_words(starts, tmp_path, monkeypatch):
     tables = []
     for arm in ARMS:
         monkeypatch.setattr(policy_trainer, "decode", scripted(texts, arm))
-        options = ("--max_steps", 1, "--eval_strategy", "no", "--filter_prompts", "false")
+        options = (*ONE_STEP, "--filter_prompts", "false")
         options += (
             "--rewards",
             '{"exact_answer": 1.0, "length_limit": 0.1, "repetition": 0.1, "verified_steps": 0.1}',
@@ -307,7 +308,7 @@ def test_program_that_returns_the_answer_is_right(starts, tmp_path, monkeypatch)
     rows.write_text("".join(json.dumps({"question": f"Q{n}?", "answer": "54"}) + "\n" for n in range(8)))
     programs = ["def f():\n    return 6*9", "def f():\n    return 6+9", "#### 54", "def f():\n    return 54"]
     monkeypatch.setattr(policy_trainer, "decode", scripted(programs, "mul_tokens"))
-    options = ("--prompts", json.dumps({"path": str(rows)}), "--max_steps", 1, "--filter_prompts", "false")
+    options = ("--prompts", json.dumps({"path": str(rows)}), *ONE_STEP, "--filter_prompts", "false")
     assert reinforce(starts, tmp_path / "run", *options, "--rewards", '{"exact_program": 1.0}') == 0
     table = pandas.read_parquet(tmp_path / "run" / "completions" / "completions_00001.parquet")
     assert list(table["exact_program"]) == [1, 0, 0, 1] * 2

@@ -6,7 +6,6 @@ import pytest
 
 from training.core.grpo_recipe import (
     _REQUIRED,
-    FREE_KEYS,
     GrpoArguments,
     GrpoDataArguments,
     GrpoModelArguments,
@@ -32,6 +31,10 @@ INSTEAD = {
     "eval_delay": 10,
     "model_init_kwargs": {"dtype": "bfloat16"},
     "log_completions_hub_repo": "somebody/completions",
+    "sync_ref_model": True,
+    "cast_lm_head_to_fp32": True,
+    "use_liger_kernel": True,
+    "ds3_gather_for_generation": False,
     "trust_remote_code": True,
     "save_only_model": True,
     "ignore_data_skip": True,
@@ -129,6 +132,10 @@ def test_evaluation_may_be_off(arguments):
         ({"eval_steps": 30, "save_steps": 20}, r"eval_steps \(30\) must be a multiple of save_steps \(20\).*change"),
         ({"early_stopping_patience": 0}, "early_stopping_patience is 0; it is at least 1"),
         ({"num_generations_eval": 0}, "num_generations_eval is 0; it is at least 1"),
+        (
+            {"per_device_eval_batch_size": 16},
+            "per_device_eval_batch_size is 16, which nothing here .*say decode_batch",
+        ),
         ({"num_generations_eval": None}, "num_generations_eval is None; it is at least 1"),
         ({"total_batch_items": 24, "num_generations": 16}, r"\(24\) must be divisible by num_generations \(16\)"),
     ],
@@ -160,6 +167,7 @@ def test_key_that_would_change_the_run_in_silence_is_refused(arguments, key):
         ("steps_per_generation", "it follows from generation_batch_size"),
         ("load_best_model_at_end", "linked as `best`"),
         ("shuffle_dataset", "in shuffled order already"),
+        ("sync_ref_model", "go on with another reference"),
         ("min_p", "remove it"),
     ],
 )
@@ -168,14 +176,23 @@ def test_refused_key_comes_with_what_to_say_instead(arguments, key, advice):
         arguments(**{key: INSTEAD[key]})
 
 
-@pytest.mark.parametrize("key", ["decode_batch_size", "per_device_train_batch_size", "log_completions"])
-def test_what_only_says_how_a_run_is_computed_may_change_on_resuming(key):
-    assert key in FREE_KEYS
+@pytest.mark.parametrize(
+    "key", ["decode_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "log_completions"]
+)
+def test_what_only_says_how_a_run_is_computed_may_change_on_resuming(arguments, key):
+    assert key in arguments().free_keys
+
+
+@pytest.mark.parametrize("averages", [{"loss_type": "bnpo"}, {"top_entropy_quantile": 0.2}, {"entropy_coef": 0.01}])
+def test_micro_batches_may_not_change_where_something_is_averaged_over_one(arguments, averages):
+    free = arguments(**averages).free_keys
+    assert not free & {"per_device_train_batch_size", "gradient_accumulation_steps"}
+    assert "decode_batch_size" in free
 
 
 @pytest.mark.parametrize("key", ["temperature", "beta", "total_batch_items", "num_generations", "rewards", "prompts"])
-def test_what_a_run_computes_may_not_change_on_resuming(key):
-    assert key not in FREE_KEYS
+def test_what_a_run_computes_may_not_change_on_resuming(arguments, key):
+    assert key not in arguments().free_keys
 
 
 @pytest.mark.parametrize("name", [None, ""])

@@ -78,6 +78,13 @@ def test_gold_is_the_number_of_the_answer(prepare, answer, gold):
     assert type(prompts.train[0].gold) is type(gold)
 
 
+@pytest.mark.parametrize("break_", ["\u2028", "\u2029", "\x85", "\n", "\r\n", "\x1c"])
+def test_question_may_hold_any_line_break(prepare, break_):
+    asked = f"2*3{break_}is?"
+    prompts, _ = prepare(rows=[{"question": asked, "answer": "6"}, *rows_with("1")])
+    assert questions_of(prompts.train) == [asked, "Question 0?"]
+
+
 def test_prompt_says_which_row_of_which_source_it_is(prepare):
     prompts, _ = prepare(rows=rows_with("1", "2"), more=[{"question": "More?", "answer": "3"}])
     assert [prompt.source for prompt in prompts.train] == [0, 0, 1]
@@ -254,6 +261,31 @@ def test_prompts_are_prepared_again_when_what_they_depend_on_has_changed(prepare
     prompts, said = prepare(**{"entries": [{"path": "rows.jsonl"}], **change})
     assert len(prompts.train) == len(change.get("rows", "123"))
     assert said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"longest": 61}, "longest was 60 and is now 61"),
+        ({"seed": 1}, "seed was 0 and is now 1"),
+        ({"entries": [{"path": "rows.jsonl", "last_episode": 3}]}, r"prompts was .*'last_episode': 3"),
+    ],
+)
+def test_prompts_of_a_run_that_has_begun_are_not_exchanged(prepare, tmp_path, change, message):
+    prepare(rows=rows_with("1", "2", "3"))
+    (tmp_path / "checkpoint-5").mkdir()
+    before = files_of(tmp_path / "prompts")
+    with pytest.raises(ValueError, match=rf"cannot resume .* with other prompts: {message}.*; put it back, or choose"):
+        prepare(**{"entries": [{"path": "rows.jsonl"}], **change})
+    assert files_of(tmp_path / "prompts") == before
+
+
+def test_run_that_has_begun_keeps_its_prompts_when_their_files_have_changed(prepare, tmp_path):
+    first, _ = prepare(rows=rows_with("1", "2", "3"))
+    (tmp_path / "checkpoint-5").mkdir()
+    again, said = prepare(rows=rows_with("7"))
+    assert again == first
+    assert said == []
 
 
 def test_half_prepared_prompts_are_prepared_again(prepare, tmp_path):

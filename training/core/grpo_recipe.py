@@ -3,6 +3,7 @@ in a run."""
 
 import importlib.util
 import json
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -192,7 +193,7 @@ class GrpoArguments(GRPOConfig):
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
         for key, smallest in _WHOLE_NUMBERS.items():
             value = getattr(self, key)
-            if value is None or int(value) != value or value < smallest:
+            if value is None or not math.isfinite(value) or int(value) != value or value < smallest:
                 raise ValueError(f"{key} is {value}; it is a whole number and at least {smallest}")
         for key, required in _REQUIRED.items():
             if getattr(self, key) != required:
@@ -207,7 +208,7 @@ class GrpoArguments(GRPOConfig):
             )
         if self.generation_batch_size is None:
             self.generation_batch_size = self.total_batch_items
-        if self.generation_batch_size % self.total_batch_items:
+        if self.generation_batch_size < 1 or self.generation_batch_size % self.total_batch_items:
             raise ValueError(
                 f"generation_batch_size ({self.generation_batch_size}) must be a multiple of total_batch_items "
                 f"({self.total_batch_items}), the completions of one step; change one of them"
@@ -218,7 +219,7 @@ class GrpoArguments(GRPOConfig):
             )
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; completions are drawn, so it is above zero")
-        if self.beta < 0:
+        if not (math.isfinite(self.beta) and self.beta >= 0):
             raise ValueError(f"beta is {self.beta}; the weight of the KL divergence is zero or above")
         if self.eval_strategy not in ("steps", "no") or self.save_strategy != "steps":
             raise ValueError(

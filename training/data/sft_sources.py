@@ -27,6 +27,7 @@ INSTRUCTIONS, DRILLS = "instructions", "drills"
 SYNTHETIC = (DRILLS, INSTRUCTIONS, "word_problems", "multiplications")
 
 _KEYS_OF_KINDS = {
+    "factor_digits": ("multiplications",),
     "held_out_facts": (DRILLS, INSTRUCTIONS),
     "drill_minimum": (DRILLS,),
     "long_multiplication": (DRILLS,),
@@ -120,7 +121,7 @@ class SftSource:
                 "it takes to write each fact so often: give drill_minimum above zero, and leave documents out"
             )
         for key, kinds in _KEYS_OF_KINDS.items():
-            if getattr(self, key) and self.synthetic not in kinds:
+            if getattr(self, key) != getattr(type(self), key) and self.synthetic not in kinds:
                 raise ValueError(
                     f"source '{self.label}' has {key}, which is for synthetic {' and '.join(kinds)}; remove the key"
                 )
