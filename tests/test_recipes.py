@@ -12,6 +12,7 @@ import yaml
 from modeling import DomainGPT2ForCausalLM
 from tests.conftest import PROJECT
 from training.core.batch_sizes import accumulation_steps, share_of_step
+from training.core.grpo_recipe import GrpoArguments, GrpoDataArguments, GrpoModelArguments, RewardArguments
 from training.core.pretrain_recipe import DataArguments, ModelArguments, PretrainArguments
 from training.core.recipe import parse_recipe
 from training.core.sft_recipe import SftArguments, SftDataArguments, SftModelArguments
@@ -20,13 +21,16 @@ from training.data.sft_sources import SftSource
 from training.data.sources import Source
 from training.data.tinygsm.recipe import ConversionArguments
 from training.evals.eval_recipe import EvalArguments
+from training.evals.rewards import Rewards, RewardSettings
 from training.pretrain import model_config
+from training.rl.prompts import open_sources
 
 RECIPES = sorted((PROJECT / "recipes").rglob("*.yaml"))
 CORPORA = [path for path in RECIPES if "corpus" in path.stem]
 PRETRAINING = [path for path in RECIPES if path.stem in ("baseline", "mul_tokens")]
 CONVERSIONS = [path for path in RECIPES if path.stem.startswith("tinygsm")]
 FINE_TUNING = [path for path in RECIPES if path.stem.startswith("sft") and not path.stem.endswith("eval")]
+GRPO = [path for path in RECIPES if path.stem.startswith(("grpo", "beta_")) and not path.stem.endswith("eval")]
 EVALUATIONS = [path for path in RECIPES if path.stem.endswith("eval")]
 DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")), PROJECT / "recipes" / "README.md"]
 GROUPS = {
@@ -34,6 +38,7 @@ GROUPS = {
     "convert_tinygsm.py": [ConversionArguments],
     "pretrain.py": [ModelArguments, DataArguments, PretrainArguments],
     "sft.py": [SftModelArguments, SftDataArguments, SftArguments],
+    "grpo.py": [GrpoModelArguments, GrpoDataArguments, RewardArguments, GrpoArguments],
     "eval.py": [EvalArguments],
 }
 
@@ -43,7 +48,7 @@ def name(path: Path) -> str:
 
 
 def test_every_recipe_is_covered():
-    assert sorted([*CORPORA, *PRETRAINING, *FINE_TUNING, *EVALUATIONS, *CONVERSIONS]) == RECIPES
+    assert sorted([*CORPORA, *PRETRAINING, *FINE_TUNING, *GRPO, *EVALUATIONS, *CONVERSIONS]) == RECIPES
 
 
 @pytest.mark.parametrize("path", CORPORA, ids=name)
@@ -85,6 +90,41 @@ def test_fine_tuning_recipe_parses_and_names_no_arm_and_no_start(path):
             assert accumulation_steps(args.total_batch_items, args.per_device_train_batch_size, processes)
         assert args.bf16
         assert any(entry["name"] == "GSM8K test" for entry in data_args.decontaminate)
+
+
+@pytest.mark.parametrize("path", GRPO, ids=name)
+def test_grpo_recipe_parses_and_names_no_arm_and_no_start(path):
+    written = yaml.safe_load(path.read_text())
+    assert not {"condition", "model_name_or_path"} & set(written)
+    _, data_args, reward_args, args = parse_recipe(
+        GROUPS["grpo.py"], [str(path), "--model_name_or_path", "CHECKPOINT"]
+    )
+    rewards = Rewards(
+        reward_args.rewards,
+        RewardSettings(reward_args.soft_limit_bytes, reward_args.hard_limit_bytes),
+        reward_args.symmetric,
+    )
+    assert reward_args.symmetric == (path.parent.name != "original")
+    sources = open_sources(data_args)
+    for episode in range(-(-args.max_steps // data_args.episode_steps)):
+        assert any(source.is_used_in(episode) for source in sources)
+    assert data_args.episode_steps % args.steps_per_generation_batch == 0
+    assert "{condition}" in args.output_dir
+    assert rewards.weights and any(source.rows.held_out for source in sources)
+    if name(path).startswith("recipes/gpt2"):
+        for processes in (1, 2, 4, 8):
+            assert accumulation_steps(args.total_batch_items, args.per_device_train_batch_size, processes)
+        assert args.bf16
+        assert any(entry["name"] == "GSM8K test" for entry in data_args.decontaminate)
+
+
+def test_sweep_over_beta_changes_nothing_else():
+    default = yaml.safe_load((PROJECT / "recipes" / "gpt2_124m" / "grpo.yaml").read_text())
+    sweep = [yaml.safe_load(path.read_text()) for path in GRPO if path.stem.startswith("beta_")]
+    assert sorted(float(recipe["beta"]) for recipe in sweep) == [0, 1e-3, 0.1, 0.5]
+    for recipe in sweep:
+        assert {key for key in recipe if recipe[key] != default[key]} <= {"beta", "output_dir"}
+    assert len({recipe["output_dir"] for recipe in sweep}) == 4
 
 
 @pytest.mark.parametrize("path", EVALUATIONS, ids=name)

@@ -218,11 +218,11 @@ def test_reference_agrees_with_the_policy_in_bf16_to_the_last_bit(starts, tmp_pa
 
 def test_policy_learns_what_is_rewarded(starts, tmp_path):
     def is_short(completion: Completion) -> float:
-        return float(completion.bytes < 45)
+        return float(completion.bytes < 72  # two in five)
 
-    options = ("--learning_rate", 1e-2, "--max_steps", 20, "--episode_steps", 20, "--logging_steps", 5, "--beta", 0)
+    options = ("--learning_rate", 1e-2, "--max_steps", 16, "--episode_steps", 16, "--logging_steps", 4, "--beta", 0)
     options += ("--rewards", '{"exact_answer": 1.0}', "--filter_prompts", "false", "--num_generations", 8)
-    options += ("--total_batch_items", 16, "--eval_strategy", "no", "--scale_rewards", "group", "--save_steps", 20)
+    options += ("--total_batch_items", 16, "--eval_strategy", "no", "--scale_rewards", "group", "--save_steps", 16)
     assert reinforce(starts, tmp_path / "run", *options, right=is_short) == 0
     rewards = list(rows_with(tmp_path / "run", "reward").values())
     assert rewards[-1] > rewards[0] + 0.3, rewards

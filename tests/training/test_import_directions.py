@@ -22,6 +22,7 @@ ALLOWED = {
     "data": {"core", "data", *READERS},
     "analysis": {"core", "data", "analysis"},
     "evals": {"core", "data", "analysis", "evals"},
+    "rl": {"core", "data", "analysis", "evals", "rl"},
 }
 
 
