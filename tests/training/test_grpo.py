@@ -218,7 +218,7 @@ def test_reference_agrees_with_the_policy_in_bf16_to_the_last_bit(starts, tmp_pa
 
 def test_policy_learns_what_is_rewarded(starts, tmp_path):
     def is_short(completion: Completion) -> float:
-        return float(completion.bytes < 72  # two in five)
+        return float(completion.bytes < 72)  # two in five
 
     options = ("--learning_rate", 1e-2, "--max_steps", 16, "--episode_steps", 16, "--logging_steps", 4, "--beta", 0)
     options += ("--rewards", '{"exact_answer": 1.0}', "--filter_prompts", "false", "--num_generations", 8)

@@ -101,6 +101,7 @@ class PolicyTrainer(BestCheckpointMixin, HeldOutPromptsMixin, TrlTrainerMixin, G
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             ) as model,
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
+            _without_hooks(model) if self.engine == "DEEPSPEED-ZERO3" else contextlib.nullcontext(),
         ):
             model.eval()
             yield self._subject(model)
@@ -244,6 +245,18 @@ def _roll_out(prompts: list[str], trainer: PolicyTrainer) -> dict[str, Any]:
     end = [subject.end_of_text_id]
     completions = [reply.ids + end if reply.finish == "end_of_text" else reply.ids for reply in replies]
     return {"prompt_ids": ids, "completion_ids": completions, "logprobs": None}
+
+
+@contextlib.contextmanager
+def _without_hooks(model: torch.nn.Module) -> Iterator[None]:
+    """Take away what DeepSpeed does before a forward pass and TRL leaves there: all processes wait for each other, of
+    which one may have more to draw than another."""
+    hooks = dict(model._forward_pre_hooks)
+    model._forward_pre_hooks.clear()
+    try:
+        yield
+    finally:
+        model._forward_pre_hooks.update(hooks)
 
 
 @contextlib.contextmanager

@@ -94,10 +94,10 @@ def synthetic_row(seed: int, index: int) -> tuple[str, str]:
 
 def multiplication_row(seed: int, index: int, factor_digits: tuple[int, int]) -> tuple[str, str]:
     """Return question and worked answer number `index` of the problems around a product of factors with so many
-    digits, the product in products of one digit and powers of ten; half of them have a second step, a sum or a difference.
+    digits; half of them have a second step, a sum or a difference.
 
-    The answer is TinyGSM's labelled text with long multiplication. A factor of one digit is 2 at least. Raises
-    `ValueError` for digits outside 1..3.
+    The answer is TinyGSM's labelled text with long multiplication: products of one digit, and powers of ten. A factor
+    of one digit is 2 at least. Raises `ValueError` for digits outside 1..3.
     """
     if len(factor_digits) != 2 or not all(type(digits) is int and 1 <= digits <= 3 for digits in factor_digits):
         raise ValueError(f"factor_digits is {list(factor_digits)}; give two numbers from 1 to 3, such as [2, 1]")
