@@ -59,12 +59,14 @@ def is_even(completion: Completion) -> float:
     return float(completion.bytes % 2 == 0)
 
 
-def reinforce(starts: Path, run: Path, *arguments: object, arm: str = "mul_tokens", right=is_even) -> int:
+def reinforce(
+    starts: Path, run: Path, *arguments: object, arm: str = "mul_tokens", right=is_even, recipe: Path | None = None
+) -> int:
     """Run `training/grpo.py`'s main in this process on the shared recipe, and return its exit code.
 
     right: what exact_answer stands for here, since a tiny model answers nothing right.
     """
-    command = [starts / "recipe.yaml", "--output_dir", run, "--model_name_or_path", starts / arm, *arguments]
+    command = [recipe or starts / "recipe.yaml", "--output_dir", run, "--model_name_or_path", starts / arm, *arguments]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subject, "_load_tokenizer", _load_tokenizer_once)
         patch.setattr(fused_head, "_BLOCK", 16)

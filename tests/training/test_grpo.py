@@ -117,8 +117,13 @@ def test_run_that_died_in_the_middle_of_its_completions_goes_on_to_the_same_bits
     options += ("--num_generations_eval", 1)
     assert reinforce(starts, whole, *options) == 0
     only_first_checkpoint(whole, run)
+    shutil.copytree(run, tmp_path / "other", symlinks=True)
     assert reinforce(starts, run, *options) == 0
     assert_went_on(run, whole, 4)
+    # In micro-batches of another size as well, but for the last digits.
+    assert reinforce(starts, tmp_path / "other", *options, "--per_device_train_batch_size", 8) == 0
+    for key in ("loss", "grad_norm", "kl"):
+        assert rows_with(tmp_path / "other", key)[4] == pytest.approx(rows_with(whole, key)[4], rel=1e-3, abs=1e-6)
 
 
 def test_finished_run_is_left_alone(copied, starts, capsys):
@@ -139,6 +144,12 @@ def test_finished_run_is_left_alone(copied, starts, capsys):
 def test_run_does_not_go_on_with_another_recipe(copied, starts, change, message):
     with pytest.raises(ValueError, match=message):
         reinforce(starts, copied, *change)
+
+
+def test_launch_under_fsdp_is_refused(starts, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.grpo.launched_with_fsdp", lambda: True)
+    with pytest.raises(ValueError, match="does not run under FSDP.*ddp.yaml or a ZeRO"):
+        reinforce(starts, tmp_path / "run")
 
 
 def test_samples_of_a_pool_survive_a_start_from_another_model(copied, starts):
@@ -167,8 +178,11 @@ def test_loss_is_that_of_a_plain_computation(starts, tmp_path, recorded):
     )
     assert reinforce(starts, tmp_path / "run", *options, "--save_steps", 1) == 0
     prompts, replies = recorded[0]
+    subject = load_subject(str(starts / "mul_tokens"))
     table = pandas.read_parquet(tmp_path / "run" / "completions" / "completions_00001.parquet")
     assert list(table["completion"]) == [reply.text for reply in replies]
+    questions = [text.removeprefix("User: ").removesuffix("\nAssistant:") for text in table["prompt"]]
+    assert prompts == [prompt_ids(subject, question) for question in questions]
     advantages = torch.tensor(table["advantage"])
     rewards = torch.tensor(table["exact_answer"] + 0.1 * table["length_limit"])
     groups = rewards.view(-1, 4)
@@ -217,22 +231,34 @@ def test_reference_agrees_with_the_policy_in_bf16_to_the_last_bit(starts, tmp_pa
 
 
 def test_policy_learns_what_is_rewarded(starts, tmp_path):
-    def is_short(completion: Completion) -> float:
-        return float(completion.bytes < 72)  # two in five
+    """The start says yes, no or end of text with the same probability, and hardly anything else."""
+    model, tokenizer = DomainGPT2ForCausalLM.from_pretrained(starts / "mul_tokens"), tokenizer_of("mul_tokens")
+    with torch.no_grad():
+        model.transformer.ln_f.bias[0] = 10.0
+        model.transformer.wte.weight[:, 0] = 0.0
+        model.transformer.wte.weight[[*tokenizer(" yes no").input_ids, END_OF_TEXT], 0] = 1.5
+    model.save_pretrained(tmp_path / "start")
+    tokenizer.save_pretrained(tmp_path / "start")
 
-    options = ("--learning_rate", 1e-2, "--max_steps", 16, "--episode_steps", 16, "--logging_steps", 4, "--beta", 0)
+    def says_yes(completion: Completion) -> float:
+        return float(completion.text.strip() == "yes")
+
+    options = ("--learning_rate", 1e-2, "--max_steps", 12, "--episode_steps", 12, "--logging_steps", 3, "--beta", 0)
     options += ("--rewards", '{"exact_answer": 1.0}', "--filter_prompts", "false", "--num_generations", 8)
-    options += ("--total_batch_items", 16, "--eval_strategy", "no", "--scale_rewards", "group", "--save_steps", 16)
-    assert reinforce(starts, tmp_path / "run", *options, right=is_short) == 0
+    options += ("--total_batch_items", 16, "--eval_strategy", "no", "--save_steps", 12)
+    assert (
+        reinforce(tmp_path, tmp_path / "run", *options, arm="start", right=says_yes, recipe=starts / "recipe.yaml")
+        == 0
+    )
     rewards = list(rows_with(tmp_path / "run", "reward").values())
-    assert rewards[-1] > rewards[0] + 0.3, rewards
+    assert rewards[0] < 0.5 and rewards[-1] > rewards[0] + 0.4, rewards
 
 
 # What is drawn
 
 
 def test_completions_do_not_depend_on_how_they_are_batched(finished, starts, tmp_path):
-    options = ("--per_device_train_batch_size", 2, "--decode_batch_size", 3)
+    options = ("--per_device_train_batch_size", 2, "--decode_batch_size", 3, "--max_steps", 2)
     assert reinforce(starts, tmp_path / "run", *options) == 0
     for name in ("pool/episode-0/pool.jsonl", "dev/checkpoint-0/drawn.jsonl"):
         assert (tmp_path / "run" / name).read_text() == (finished / name).read_text()
@@ -241,66 +267,55 @@ def test_completions_do_not_depend_on_how_they_are_batched(finished, starts, tmp
     )
     assert list(first["completion"]) == list(second["completion"])
     for key in ("loss", "grad_norm", "reward"):
-        first, second = rows_with(finished, key), rows_with(tmp_path / "run", key)
-        assert all(first[step] == pytest.approx(second[step], abs=1e-4) for step in first), key
+        assert rows_with(finished, key)[2] == pytest.approx(rows_with(tmp_path / "run", key)[2], abs=1e-4), key
 
 
-def test_prompts_of_completions_are_those_of_training_examples(starts, tmp_path, recorded):
-    assert reinforce(starts, tmp_path / "run", *ONE_STEP) == 0
-    subject = load_subject(str(starts / "mul_tokens"))
-    table = pandas.read_parquet(tmp_path / "run" / "completions" / "completions_00001.parquet")
-    prompts, _ = recorded[0]
-    for ids, text in zip(prompts, table["prompt"], strict=True):
-        question = text.removeprefix("User: ").removesuffix("\nAssistant:")
-        assert ids == prompt_ids(subject, question)
-
-
-def test_arms_get_the_same_prompts_and_draws_in_the_same_order(starts, tmp_path, recorded):
-    options = (*ONE_STEP, "--filter_prompts", "false")
+@pytest.fixture(scope="module")
+def scripted_arms(starts, tmp_path_factory):
+    """A step of each arm on completions with the same words, and the completions that its criterion saw."""
+    texts = ["9 bags of 6: 6*9=54, 54+2=56.\n#### 56", "7 × 8 = 56 and 7 × 8 = 56", "2*3=6", "#### 6"]
+    weights = {"exact_answer": 1.0, **dict.fromkeys(("length_limit", "repetition", "verified_steps"), 0.1)}
+    options = (*ONE_STEP, "--filter_prompts", "false", "--rewards", json.dumps(weights))
+    folder, seen = tmp_path_factory.mktemp("arms"), {arm: [] for arm in ARMS}
     for arm in ARMS:
-        assert reinforce(starts, tmp_path / arm, *options, arm=arm) == 0
-    facts = [json.loads((tmp_path / arm / "run.json").read_text()) for arm in ARMS]
+
+        def look(completion: Completion, arm=arm) -> float:
+            seen[arm] += [completion]
+            return is_even(completion)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(policy_trainer, "decode", scripted(texts, arm))
+            assert reinforce(starts, folder / arm, *options, arm=arm, right=look) == 0
+    return folder, seen, texts
+
+
+def test_arms_earn_the_same_for_the_same_words(scripted_arms):
+    folder, _, _ = scripted_arms
+    tables = [pandas.read_parquet(folder / arm / "completions" / "completions_00001.parquet") for arm in ARMS]
+    assert list(tables[0]["completion"]) != list(tables[1]["completion"])
+    for key in ("prompt", "exact_answer", "length_limit", "repetition", "verified_steps", "advantage"):
+        assert list(tables[0][key]) == list(tables[1][key]), key
+
+
+def test_arms_begin_with_the_same_prompts_weights_and_ceilings(scripted_arms):
+    folder, _, _ = scripted_arms
+    facts = [json.loads((folder / arm / "run.json").read_text()) for arm in ARMS]
     for key in ("prompts_sha256", "initial_weights_sha256", "maximum_of_wrong", "minimum_of_right"):
         assert facts[0][key] == facts[1][key]
-    # Neither these weights nor these texts hold a fact, so that the arms must draw the same completions.
-    tables = [pandas.read_parquet(tmp_path / arm / "completions" / "completions_00001.parquet") for arm in ARMS]
-    assert list(tables[0]["prompt"]) == list(tables[1]["prompt"])
 
 
-def test_decoding_of_trl_feeds_rewards_that_see_facts(starts, tmp_path, monkeypatch):
-    seen = []
-
-    def look(completion: Completion) -> float:
-        seen.append(completion)
-        return is_even(completion)
-
-    texts = ["9 bags: 6*9=54 apples.\n#### 54", "No idea."]
-    monkeypatch.setattr(policy_trainer, "decode", scripted(texts, "mul_tokens"))
-    assert reinforce(starts, tmp_path / "run", *ONE_STEP, right=look) == 0
-    of_training = {each.text for each in seen if "apples" in each.text}
-    assert of_training == {"9 bags: <MUL_6_9_54> apples.\n#### 54"}
-    assert {each.reading for each in seen if each.text in of_training} == {texts[0]}
-    assert all(each.ended for each in seen if each.text in of_training)
-    # Beside the reward stand what was used and how long it was, as both arms would have it.
-    assert rows_with(tmp_path / "run", "fact_tokens")[1] == 0.5
-    assert rows_with(tmp_path / "run", "completions/mean_bytes")[1] == sum(map(len, texts)) / 2
-
-
-def test_arms_earn_the_same_for_the_same_words(starts, tmp_path, monkeypatch):
-    texts = ["9 bags of 6: 6*9=54, 54+2=56.\n#### 56", "7 × 8 = 56 and 7 × 8 = 56", "2*3=6", "#### 6"]
-    tables = []
-    for arm in ARMS:
-        monkeypatch.setattr(policy_trainer, "decode", scripted(texts, arm))
-        options = (*ONE_STEP, "--filter_prompts", "false")
-        options += (
-            "--rewards",
-            '{"exact_answer": 1.0, "length_limit": 0.1, "repetition": 0.1, "verified_steps": 0.1}',
-        )
-        assert reinforce(starts, tmp_path / arm, *options, arm=arm) == 0
-        tables.append(pandas.read_parquet(tmp_path / arm / "completions" / "completions_00001.parquet"))
-    assert list(tables[0]["completion"]) != list(tables[1]["completion"])
-    for key in ("exact_answer", "length_limit", "repetition", "verified_steps", "advantage"):
-        assert list(tables[0][key]) == list(tables[1][key]), key
+def test_decoding_of_trl_feeds_rewards_that_see_facts(scripted_arms):
+    folder, seen, texts = scripted_arms
+    of_training = {each.text for each in seen["mul_tokens"] if "bags of" in each.text}
+    assert of_training == {"9 bags of 6: <MUL_6_9_54>, 54+2=56.\n#### 56"}
+    assert {each.reading for each in seen["mul_tokens"] if each.text in of_training} == {texts[0]}
+    assert all(each.ended for arm in ARMS for each in seen[arm] if "bags of" in each.text)
+    # What was used and how long it was stands beside the reward, the length as both arms would have it.
+    rows = {arm: {key: rows_with(folder / arm, key)[1] for key in ("fact_tokens", "products")} for arm in ARMS}
+    assert rows["mul_tokens"]["fact_tokens"] > 0 == rows["baseline"]["fact_tokens"]
+    assert rows["mul_tokens"]["products"] == rows["baseline"]["products"]
+    lengths = [rows_with(folder / arm, "completions/mean_bytes")[1] for arm in ARMS]
+    assert lengths[0] == lengths[1]
 
 
 def test_program_that_returns_the_answer_is_right(starts, tmp_path, monkeypatch):
@@ -368,14 +383,13 @@ def test_right_completions_of_the_first_pool_are_rows_for_fine_tuning(finished, 
     assert run_recipe(recipe, "--model_name_or_path", starts / "mul_tokens", *options) == 0
 
 
-def test_patience_ends_a_run(starts, tmp_path, capsys):
-    def never_after_the_pool(completion: Completion) -> float:
-        return is_even(completion) if completion.question not in held_out else 0.0
+def test_patience_ends_a_run(finished, starts, tmp_path, capsys):
+    held_out = {json.loads(line)["question"] for line in (finished / "prompts" / "dev.jsonl").open()}
 
-    held_out: set[str] = set()
+    def never_when_held_out(completion: Completion) -> float:
+        return 0.0 if completion.question in held_out else is_even(completion)
+
     options = ("--eval_steps", 1, "--save_steps", 1, "--early_stopping_patience", 1, "--num_generations_eval", 1)
-    reinforce(starts, tmp_path / "probe", *options, "--max_steps", 1)
-    held_out |= {json.loads(line)["question"] for line in (tmp_path / "probe" / "prompts" / "dev.jsonl").open()}
-    assert reinforce(starts, tmp_path / "run", *options, right=never_after_the_pool) == 0
+    assert reinforce(starts, tmp_path / "run", *options, right=never_when_held_out) == 0
     assert list(rows_with(tmp_path / "run", "eval_pass_at_1")) == [0, 1, 2]
     assert "finished: " in capsys.readouterr().out

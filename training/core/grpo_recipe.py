@@ -76,7 +76,7 @@ class GrpoModelArguments:
         if not self.model_name_or_path:
             raise ValueError(
                 "model_name_or_path is not set; name a fine-tuned checkpoint to start from, such as "
-                "--model_name_or_path runs/small/baseline-s0/sft_multiplications/best"
+                "--model_name_or_path runs/small/baseline-s0/sft_multiplications_2/best"
             )
 
 
