@@ -61,11 +61,10 @@ def test_zero_checkpoint_refuses_another_process_count_with_both_numbers(recipe,
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize("config", ["zero1", "zero3"])
-def test_zero_with_bf16_keeps_fp32_masters_and_agrees_with_one_process(recipe, reference, tmp_path, config):
+def test_zero3_with_bf16_keeps_fp32_masters_and_agrees_with_one_process(recipe, reference, tmp_path):
     run = tmp_path / "run"
-    out = run_to_the_end(pretrain_on_two(config, recipe, run, "--bf16", "true"))
-    assert f"engine DEEPSPEED-{config.upper()}" in out
+    out = run_to_the_end(pretrain_on_two("zero3", recipe, run, "--bf16", "true"))
+    assert "engine DEEPSPEED-ZERO3" in out
     assert_close_run(reference, run, STEPS, tolerance=2e-2)
     weights = DomainGPT2ForCausalLM.from_pretrained(run / f"checkpoint-{STEPS}").state_dict()
     assert any(not torch.equal(weight, weight.bfloat16().float()) for weight in weights.values())
