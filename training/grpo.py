@@ -1,7 +1,7 @@
 """Train a fine-tuned checkpoint by reinforcement learning on verified answers: GRPO, through TRL.
 
     accelerate launch training/grpo.py recipes/small/grpo.yaml
-    --model_name_or_path runs/small/baseline-s0/sft_multiplications_2/best
+    --model_name_or_path runs/small/baseline-s0/sft_multiplications_3/best
     accelerate launch --config_file accelerate_configs/ddp.yaml training/grpo.py recipes/gpt2_124m/grpo.yaml
     --model_name_or_path runs/gpt2_124m/mul_tokens-s0/sft_gsm8k/best
 

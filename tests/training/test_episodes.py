@@ -102,8 +102,8 @@ def test_order_is_a_function_of_the_seed(episodes, subject, tmp_path):
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_without_the_filter_the_whole_pool_is_used_and_need_not_be_measured(episodes):
-    made, script = episodes(0, 1, 4, filter_prompts=False, prompts_per_episode=3)
+def test_without_the_filter_all_prompts_are_used_and_need_not_be_measured(episodes):
+    made, script = episodes(0, 1, 4, filter_prompts=False, prompts_per_episode=3, pool_prompts=1)
     assert {prompt.question for prompt in made.open(0)} == {"0?", "1?", "2?"}
     assert {prompt.question for prompt in made.open(5)} == {"0?", "1?", "2?"}
     assert script.batches == []
@@ -120,7 +120,7 @@ def test_first_pool_without_an_informative_prompt_is_an_error_with_numbers(episo
     made, _ = episodes(0, 0, 4, 0)
     measure(made, 0, subject)
     message = (
-        r"no prompt of episode 0's pool .* its 4 samples: of 4 prompts 3 are never answered right and 1 always; .*"
+        r"no prompt of the first pool .* its 4 samples: of 4 prompts 3 are never answered right and 1 always; .*"
         "another difficulty, raise pool_samples, or set filter_prompts: false"
     )
     with pytest.raises(ValueError, match=message):

@@ -76,7 +76,7 @@ class GrpoModelArguments:
         if not self.model_name_or_path:
             raise ValueError(
                 "model_name_or_path is not set; name a fine-tuned checkpoint to start from, such as "
-                "--model_name_or_path runs/small/baseline-s0/sft_multiplications_2/best"
+                "--model_name_or_path runs/small/baseline-s0/sft_multiplications_3/best"
             )
 
 
@@ -89,9 +89,9 @@ class GrpoDataArguments:
     have first_episode and last_episode, between which it is in use: a curriculum. decontaminate: as in fine-tuning.
     episode_steps: for so many steps prompts are taken from one pool, and then from a new one. pool_prompts: prompts in
     a pool. pool_samples: completions of each, by which the pool is measured. filter_prompts: train on prompts only
-    that some and not all of these answer right. min_pass_at_1, min_pass_at_k: of the first pool, k being pool_samples;
-    a start below either is refused, unless ignore_gate is set. max_dev_prompts: so many held-out ones are measured at
-    every evaluation.
+    that some and not all of these answer right; off, on all that are in use. min_pass_at_1, min_pass_at_k: of the
+    first pool, k being pool_samples; a start below either is refused, unless ignore_gate is set. max_dev_prompts: so
+    many held-out ones are measured at every evaluation.
     """
 
     prompts: list[str] = field(default_factory=list)  # mappings in a recipe, JSON on the command line

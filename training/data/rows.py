@@ -22,8 +22,9 @@ class RowSource:
 
     path: a `.jsonl`, `.json` (one list) or `.parquet` file below `root`. hub: a data set's name on the Hub (or the
     folder of one), with `config`, `split` and `revision`. synthetic: `word_problems`, or `multiplications` with
-    factor_digits, so many digits in the two factors; as many rows as documents says, drawn by seed, with `question`
-    and `answer`. limit: only the first so many rows.
+    factor_digits, so many digits in the two factors, and second_steps, whether half of them have another step; as many
+    rows as documents says, drawn by seed, with `question` and `answer` (and multiplications with `result`, its number
+    alone). limit: only the first so many rows.
     """
 
     path: str | None = None
@@ -35,6 +36,7 @@ class RowSource:
     documents: int = 0
     seed: int = 0
     factor_digits: tuple = (2, 1)
+    second_steps: bool = True
     limit: int | None = None
     root: str = "."
 
@@ -51,10 +53,12 @@ class RowSource:
             )
         if self.synthetic == "multiplications":
             _ = multiplication_row(0, 0, self.factor_digits)
-        elif self.factor_digits != (2, 1):
-            raise ValueError(
-                f"factor_digits is {self.factor_digits}, which is for synthetic multiplications; remove the key"
-            )
+        else:
+            for key in ("factor_digits", "second_steps"):
+                if getattr(self, key) != getattr(type(self), key):
+                    raise ValueError(
+                        f"{key} is {getattr(self, key)}, which is for synthetic multiplications; remove the key"
+                    )
         if self.synthetic and self.documents < 1:
             raise ValueError(f"documents is {self.documents}; say how many problems to make")
         if self.limit is not None and self.limit < 1:
@@ -85,8 +89,9 @@ class RowSource:
     def _rows(self) -> Iterator[tuple[str, Any]]:
         if self.synthetic == "multiplications":
             for index in range(self.documents):
-                question, answer = multiplication_row(self.seed, index, self.factor_digits)
-                yield f"multiplication {index}", {"question": question, "answer": answer}
+                question, answer = multiplication_row(self.seed, index, self.factor_digits, self.second_steps)
+                row = {"question": question, "answer": answer, "result": answer.rpartition("#### ")[2]}
+                yield f"multiplication {index}", row
         elif self.synthetic:
             for index, text in enumerate(SyntheticDocuments(self.synthetic, self.documents, self.seed)):
                 question, _, answer = text.partition("\n")

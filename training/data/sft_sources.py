@@ -28,6 +28,7 @@ SYNTHETIC = (DRILLS, INSTRUCTIONS, "word_problems", "multiplications")
 
 _KEYS_OF_KINDS = {
     "factor_digits": ("multiplications",),
+    "second_steps": ("multiplications",),
     "held_out_facts": (DRILLS, INSTRUCTIONS),
     "drill_minimum": (DRILLS,),
     "long_multiplication": (DRILLS,),
@@ -43,9 +44,10 @@ class SftSource:
     """One source of a fine-tuning recipe; exactly one of `path`, `hub` and `synthetic` says what it is.
 
     path, hub (with config, split and revision), limit: as in `RowSource`. synthetic, with seed: `instructions`,
-    `word_problems` or `multiplications` (with factor_digits), as many as documents says; or `drills`, problems in the
-    text of TinyGSM's rows (with or without long_multiplication), as many as it takes until each of the 45 facts occurs
-    drill_minimum times. held_out_facts: pairs of digits that never meet as factors in instructions and drills.
+    `word_problems` or `multiplications` (with factor_digits and second_steps), as many as documents says; or `drills`,
+    problems in the text of TinyGSM's rows (with or without long_multiplication), as many as it takes until each of the
+    45 facts occurs drill_minimum times. held_out_facts: pairs of digits that never meet as factors in instructions and
+    drills.
     messages, prompt, completion, question, answer: the columns, see `ConversationColumns`.
     sample: so many rows of the whole source, drawn by the mixture's seed; a smaller sample is part of a larger one.
     weight: share of the mixture's rows, relative to the other sources. epochs: how often a row may be in it to reach
@@ -64,6 +66,7 @@ class SftSource:
     documents: int = 0
     seed: int = 0
     factor_digits: tuple = (2, 1)
+    second_steps: bool = True
     drill_minimum: int = 0
     long_multiplication: bool = False
     held_out_facts: tuple = ()  # of pairs of factors

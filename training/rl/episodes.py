@@ -30,8 +30,8 @@ class Episodes:
 
     Episode 0 is sampled with the model that the run starts from, the others with the policy at their first step, so
     their completions are the same however often the run was interrupted. `prompts_per_episode` are taken from the
-    prompts that some and not all completions answer right (or from the whole pool, if `filter_prompts` is off), all of
-    them once in an order of its own before any a second time.
+    prompts that some and not all completions answer right (or, if `filter_prompts` is off, from all that are in use),
+    each of them once before any a second time.
     """
 
     def __init__(
@@ -83,23 +83,26 @@ class Episodes:
         return self._open[1]
 
     def _choose(self, number: int) -> list[Prompt]:
-        pool = self.pool(number)
-        places = np.arange(len(pool))
         if self.filter_prompts:
-            right = np.array([sum(reply["right"] for reply in row["replies"]) for row in self._rows(number)])
-            informative = np.flatnonzero((right > 0) & (right < self.decoding.samples))
-            # Later on there may be nothing left to learn, which is no reason to lose the run.
-            places = informative if len(informative) or number == 0 else places
-        if not len(places):
+            prompts = self._informative(number)
+        else:
+            prompts = pool_of(self.train, self.sources, number, len(self.train), self.seed)
+        passes = -(-self.prompts_per_episode // len(prompts))
+        order = np.concatenate([shuffled(len(prompts), self.seed, each) for each in range(passes)])
+        return [prompts[place] for place in order[: self.prompts_per_episode].tolist()]
+
+    def _informative(self, number: int) -> list[Prompt]:
+        pool, samples = self.pool(number), self.decoding.samples
+        right = [sum(reply["right"] for reply in row["replies"]) for row in self._rows(number)]
+        chosen = [prompt for prompt, count in zip(pool, right, strict=True) if 0 < count < samples]
+        if not chosen and number == 0:
             raise ValueError(
-                f"no prompt of episode {number}'s pool has right and wrong answers among its "
-                f"{self.decoding.samples} samples: of {len(pool):,} prompts {np.sum(right == 0):,} are never answered "
-                f"right and {np.sum(right > 0):,} always; take prompts of another difficulty, raise pool_samples, or "
-                "set filter_prompts: false"
+                f"no prompt of the first pool has right and wrong answers among its {samples} samples: of "
+                f"{len(pool):,} prompts {sum(count == 0 for count in right):,} are never answered right and "
+                f"{sum(count > 0 for count in right):,} always; take prompts of another difficulty, raise "
+                "pool_samples, or set filter_prompts: false"
             )
-        passes = -(-self.prompts_per_episode // len(places))
-        order = np.concatenate([places[shuffled(len(places), self.seed, each)] for each in range(passes)])
-        return [pool[place] for place in order[: self.prompts_per_episode].tolist()]
+        return chosen or pool  # later on there may be nothing left to learn, which is no reason to lose the run
 
     def _task(self, number: int) -> Samples:
         pool = self.pool(number)

@@ -92,9 +92,11 @@ def synthetic_row(seed: int, index: int) -> tuple[str, str]:
     return word_problem_program(draw, draw.randint(1, 10**digits - 1), draw.randint(1, 9 if digits > 1 else 20))
 
 
-def multiplication_row(seed: int, index: int, factor_digits: tuple[int, int]) -> tuple[str, str]:
+def multiplication_row(
+    seed: int, index: int, factor_digits: tuple[int, int], second_steps: bool = True
+) -> tuple[str, str]:
     """Return question and worked answer number `index` of the problems around a product of factors with so many
-    digits; half of them have a second step, a sum or a difference.
+    digits; half of them have a second step, a sum or a difference, unless `second_steps` is off.
 
     The answer is TinyGSM's labelled text with long multiplication: products of one digit, and powers of ten. A factor
     of one digit is 2 at least. Raises `ValueError` for digits outside 1..3.
@@ -105,12 +107,13 @@ def multiplication_row(seed: int, index: int, factor_digits: tuple[int, int]) ->
     row = None
     while not isinstance(row, Row):  # a gate refuses one in some hundred
         factors = [draw.randint(2 if digits == 1 else 10 ** (digits - 1), 10**digits - 1) for digits in factor_digits]
-        row = _LONG_MULTIPLICATION(*word_problem_program(draw, *factors))
+        row = _LONG_MULTIPLICATION(*word_problem_program(draw, *factors, second_steps))
     return row.question, row.text
 
 
-def word_problem_program(draw: random.Random, left: int, right: int) -> tuple[str, str]:
-    """Return a question that asks for `left * right`, or for a sum or difference with it, and its program."""
+def word_problem_program(draw: random.Random, left: int, right: int, second_steps: bool = True) -> tuple[str, str]:
+    """Return a question that asks for `left * right`, or with `second_steps` in half of the cases for a sum or
+    difference with it, and its program."""
     sentence, left_name, right_name, product, unit = draw.choice(_SCENES)
     container, containers, thing = draw.choice(THINGS)
     name, other = draw.sample(NAMES, 2)
@@ -128,7 +131,7 @@ def word_problem_program(draw: random.Random, left: int, right: int) -> tuple[st
     left_name, right_name, product = (part.format(**words) for part in (left_name, right_name, product))
     given, steps = [(left_name, left), (right_name, right)], [f"{product} = {left_name} * {right_name}"]
     question, asked = sentence.format(**words), f"How many {unit} does that make?"
-    kind = draw.random()
+    kind = draw.random() if second_steps else 1.0
     if kind < 0.25:
         extra = draw.randint(1, 60)
         question += f" {other} brings {extra} more."
