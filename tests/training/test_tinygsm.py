@@ -21,7 +21,7 @@ from training.data.tinygsm.conversion import (
     convert_program,
 )
 from training.data.tinygsm.drills import synthetic_row
-from training.evals.answers import read_answer
+from training.evals.answers import gold_number, read_answer
 from training.evals.equations import find_equations
 from training.evals.interpreter import run_program
 
@@ -244,7 +244,7 @@ def test_any_strings_give_a_row_or_a_refusal(draw):
             assert outcome.gate in GATES and outcome.reason
         else:
             assert json.dumps(outcome.to_json(), ensure_ascii=False).encode("utf-8")
-            assert read_answer(outcome.text).strict == float(outcome.answer)
+            assert read_answer(outcome.text).strict == gold_number(outcome.answer)
             assert style == "program" or all(one.is_true for one in find_equations(outcome.text))
 
 
