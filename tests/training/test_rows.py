@@ -138,3 +138,16 @@ def test_hash_of_rows_tells_contents_and_order_apart():
     hashes = {rows_sha256(rows) for rows in (ROWS, ROWS[::-1], ROWS[:4], [*ROWS[:4], {**ROWS[4], "answer": "5"}])}
     assert len(hashes) == 4
     assert rows_sha256(ROWS) == rows_sha256([dict(reversed(row.items())) for row in ROWS])
+
+
+def test_multiplications_without_second_steps_ask_for_the_product():
+    rows = RowSource(synthetic="multiplications", documents=40, second_steps=False).read()
+    for row in rows:
+        left, right = (int(word) for word in row["question"].split() if word.isdigit())
+        assert row["result"] == str(left * right)
+        assert row["answer"].endswith(f"\n#### {left * right}")
+
+
+def test_second_steps_are_for_multiplications():
+    with pytest.raises(ValueError, match="second_steps is False, which is for synthetic multiplications"):
+        RowSource(synthetic="word_problems", documents=1, second_steps=False)
