@@ -20,6 +20,7 @@ from tokenization.mul_facts import END_OF_TEXT, END_OF_TEXT_ID, FACTS
 
 DEFAULT_ENGINE = "tiktoken"
 ENGINES = (DEFAULT_ENGINE, "gigatoken")
+DIGIT_ENGINE = "tiktoken, digit by digit"  # of one control only, and no choice of a recipe
 
 # gigatoken 0.10 remembers every word that it meets, without bound. Begun anew after this many tokens, at about a tenth
 # of a second each time, it takes some tens of megabytes on prose or code and below 300 MB on words of random letters.
@@ -27,8 +28,10 @@ _TOKENS_PER_MEMORY = 16_000_000
 
 
 @cache
-def open_engine(name: str) -> "TiktokenEngine | GigatokenEngine":
+def open_engine(name: str) -> "TiktokenEngine | GigatokenEngine | DigitEngine":
     """Return the process's one engine of that name; raise ValueError if it does not exist or is not installed."""
+    if name == DIGIT_ENGINE:
+        return DigitEngine()
     if name not in ENGINES:
         raise ValueError(f"the encoder's engine must be one of {', '.join(ENGINES)}, not {name!r}")
     return TiktokenEngine() if name == "tiktoken" else GigatokenEngine()
@@ -50,27 +53,13 @@ class TiktokenEngine:
     """Encode plain text with tiktoken, one document at a time."""
 
     def __init__(self):
-        self._encoding, self._without_runs = (
-            tiktoken.Encoding(
-                name=name,
-                pat_str=pattern,
-                mergeable_ranks=gpt2_bpe.ranks(),
-                special_tokens={END_OF_TEXT: END_OF_TEXT_ID},
-                explicit_n_vocab=END_OF_TEXT_ID + 1,
-            )
-            for name, pattern in (
-                ("gpt2-from-packaged-merges", gpt2_bpe.PRETOKEN_PATTERN),
-                ("gpt2-without-runs", _PATTERN_WITHOUT_RUNS),
-            )
-        )
+        self._encoding = _encoding("gpt2-from-packaged-merges", gpt2_bpe.PRETOKEN_PATTERN)
+        self._without_runs = _encoding("gpt2-without-runs", _PATTERN_WITHOUT_RUNS)
         self._ids_of_run: dict[bytes, np.ndarray] = {}
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of one text, uint16 of shape (tokens,); raise ValueError for a lone surrogate."""
-        try:
-            return _ids(self._encoding, text)
-        except UnicodeEncodeError as error:
-            raise _half_a_pair(error) from error
+        return _ids_or_refusal(self._encoding, text)
 
     def encode_documents(
         self, texts: Sequence[str], encoded: Sequence[bytes] | None = None
@@ -78,9 +67,7 @@ class TiktokenEngine:
         """Return the ids of all texts, uint16 of shape (tokens,), and their numbers, int64 of shape (texts,)."""
         encoded = [_utf8(text) for text in texts] if encoded is None else encoded
         runs = _runs_of_blanks(encoded)
-        documents = [self._encode_around_runs(*document) for document in zip(texts, encoded, runs, strict=True)]
-        lengths = np.fromiter(map(len, documents), np.int64, len(documents))
-        return np.concatenate([np.empty(0, np.uint16), *documents]), lengths
+        return _joined([self._encode_around_runs(*document) for document in zip(texts, encoded, runs, strict=True)])
 
     def _encode_around_runs(self, text: str, encoded: bytes, runs: list[tuple[int, int]] | None) -> np.ndarray:
         if runs is None or len(runs) * _BYTES_PER_RUN > len(encoded):
@@ -102,6 +89,45 @@ class TiktokenEngine:
         if blanks not in self._ids_of_run:
             self._ids_of_run[blanks] = _ids(self._encoding, blanks.decode())
         return self._ids_of_run[blanks]
+
+
+class DigitEngine:
+    """Encode text as GPT-2 does, with every digit of a number on its own and apart from the blank before it."""
+
+    def __init__(self):
+        self._encoding = _encoding("gpt2-digit-by-digit", gpt2_bpe.DIGIT_PATTERN)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the ids of one text, uint16 of shape (tokens,); raise ValueError for a lone surrogate."""
+        return _ids_or_refusal(self._encoding, text)
+
+    def encode_documents(
+        self, texts: Sequence[str], encoded: Sequence[bytes] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of all texts, uint16 of shape (tokens,), and their numbers, int64 of shape (texts,)."""
+        return _joined([self.encode(text) for text in texts])
+
+
+def _encoding(name: str, pattern: str) -> tiktoken.Encoding:
+    return tiktoken.Encoding(
+        name=name,
+        pat_str=pattern,
+        mergeable_ranks=gpt2_bpe.ranks(),
+        special_tokens={END_OF_TEXT: END_OF_TEXT_ID},
+        explicit_n_vocab=END_OF_TEXT_ID + 1,
+    )
+
+
+def _joined(documents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.fromiter(map(len, documents), np.int64, len(documents))
+    return np.concatenate([np.empty(0, np.uint16), *documents]), lengths
+
+
+def _ids_or_refusal(encoding: tiktoken.Encoding, text: str) -> np.ndarray:
+    try:
+        return _ids(encoding, text)
+    except UnicodeEncodeError as error:
+        raise _half_a_pair(error) from error
 
 
 def _runs_of_blanks(encoded: Sequence[bytes]) -> list[list[tuple[int, int]] | None]:

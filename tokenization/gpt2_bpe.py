@@ -12,6 +12,12 @@ from tokenization.mul_facts import END_OF_TEXT, END_OF_TEXT_ID
 # back.
 PRETOKEN_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
+# The same split with every digit on its own, apart also from the blank before it, so that a digit has one id wherever
+# it stands.
+DIGIT_PATTERN = PRETOKEN_PATTERN.replace(r" ?\p{N}++", r"\p{N}")
+# For an engine to which `$` is the end of a line.
+DIGIT_PATTERN_BY_LINES = DIGIT_PATTERN.replace(r"\s++$|", "")
+
 
 @cache
 def byte_to_character() -> dict[int, str]:

@@ -12,7 +12,7 @@ any Python logic; `rewriting_steps`, the same for an engine that replaces by con
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -28,7 +28,6 @@ from tokenization.mul_facts import (
 )
 
 RULE_VERSION = "1"
-CONDITIONS = ("baseline", "mul_tokens")
 MODES = ("weak", "strict")
 OPERATORS = "*×x"
 
@@ -65,17 +64,20 @@ def _multiplication_sign(operators: str) -> str:
     return f"{_GAP}[{operators}]{_GAP}"
 
 
-def _every_product(mode: str, operators: str, first: str, second: str) -> str:
-    """Spell out the 81 ordered pairs, each with the result that it demands; `first` and `second` wrap the factors."""
+def _every_product(mode: str, operators: str, first: str, second: str, facts: Collection[MulFact] = FACTS) -> str:
+    """Spell out the ordered pairs of these facts, each with the result that it demands; `first` and `second` wrap the
+    factors."""
 
     def demanded(product: int) -> str:
         right_result = _result(str(product))
         return right_result if mode == "strict" else f"(?:{right_result}|(?!{_result(_NUMBER)}))"
 
     sign = _multiplication_sign(operators)
+    partners = {a: [b for b in _DIGITS if FACT_BY_FACTORS[a, b] in facts] for a in _DIGITS}
     return "|".join(
-        first.format(a) + sign + second.format("|".join(f"{b}{_SECOND_FACTOR_ENDS}{demanded(a * b)}" for b in _DIGITS))
-        for a in _DIGITS
+        first.format(a) + sign + second.format("|".join(f"{b}{_SECOND_FACTOR_ENDS}{demanded(a * b)}" for b in of_a))
+        for a, of_a in partners.items()
+        if of_a
     )
 
 
@@ -87,31 +89,16 @@ def canonical_operators(operators: str) -> str:
     return "".join(operator for operator in OPERATORS if operator in operators)
 
 
-def _check_mode(mode: str) -> None:
+def check_mode(mode: str | None) -> None:
+    """Raise ValueError unless the mode exists."""
     if mode not in MODES:
         raise ValueError(f"the injection mode must be one of {', '.join(MODES)}, not {mode!r}")
-
-
-def resolve_condition(
-    condition: str, injection_mode: str | None, operators: str | None
-) -> tuple[str, str | None, str | None]:
-    """Check the three settings that define a condition and return them in canonical form.
-
-    The baseline rewrites nothing, so its mode and operators are None whatever was asked for.
-    Raises ValueError for a condition, mode or operator that does not exist.
-    """
-    if condition not in CONDITIONS:
-        raise ValueError(f"condition must be one of {', '.join(CONDITIONS)}, not {condition!r}")
-    if condition == "baseline":
-        return condition, None, None
-    _check_mode(injection_mode)
-    return condition, injection_mode, canonical_operators(operators)
 
 
 @cache
 def _search(mode: str, operators: str) -> re.Pattern[str]:
     """Compile the search of `inject`: every guard of the rule, and the result, if one is stated, as a group."""
-    _check_mode(mode)
+    check_mode(mode)
     sign = _multiplication_sign(canonical_operators(operators))
     # The pattern opens with a digit, not with the guards, and looks for a sign at once: CPython then skips quickly
     # over everything but digits, which is what makes prose cheap.
@@ -137,6 +124,22 @@ def inject(text: str, mode: str = "weak", operators: str = OPERATORS) -> str:
     '<MUL_6_9_54>, and <MUL_6_9_54>, but 6*9=55'
     """
     return _search(mode, operators).sub(_name_if_right, text)
+
+
+def rewrite(
+    text: str, name: Callable[[MulFact, int], str | None], mode: str = "weak", operators: str = OPERATORS
+) -> str:
+    """Return the text with every multiplication that the rule accepts replaced by what `name` says.
+
+    name: is given the fact and the character at which its expression begins, and returns None to leave it alone.
+    Raises like `inject`.
+    """
+
+    def replacement(match: re.Match[str]) -> str:
+        own_name = _name_if_right(match)
+        return (name(FACT_BY_NAME[own_name], match.start()) or match.group()) if own_name in FACT_BY_NAME else own_name
+
+    return _search(mode, operators).sub(replacement, text)
 
 
 def find_facts(text: str, mode: str = "weak", operators: str = OPERATORS) -> list[tuple[int, int, MulFact]]:
@@ -219,7 +222,7 @@ def _beside_a_digit(data: np.ndarray, signs: np.ndarray, direction: int) -> np.n
 
 @cache
 def _enumeration(mode: str, operators: str) -> re.Pattern[str]:
-    _check_mode(mode)
+    check_mode(mode)
     products = _every_product(mode, canonical_operators(operators), first="{}", second="(?:{})")
     return re.compile(f"{_first_factor_begins()}(?:{products})")
 
@@ -245,24 +248,29 @@ _MARK = _MARKER + "\ufdd1"
 _NO_MARK = _MARKER + "\ufdd2"
 
 
-def rewriting_steps(mode: str, operators: str) -> list[tuple[re.Pattern[str] | str, str]]:
+def rewriting_steps(
+    mode: str, operators: str, names: Mapping[str, str] | None = None
+) -> list[tuple[re.Pattern[str] | str, str]]:
     """Return the rule as replacements to apply in order: (compiled pattern or literal text, what replaces each match).
 
+    names: what stands for each fact that is rewritten, by the fact's own name; all facts by their own unless given.
     The patterns are written for Oniguruma and for Python's re alike. Raises ValueError like `inject`.
     """
-    _check_mode(mode)
+    check_mode(mode)
     operators = canonical_operators(operators)
-    products = _every_product(mode, operators, first="(?<={})", second="(?=(?:{}))")
+    names = {fact.name: fact.name for fact in FACTS} if names is None else names
+    facts = [FACT_BY_NAME[name] for name in names]
+    products = _every_product(mode, operators, first="(?<={})", second="(?=(?:{}))", facts=facts)
     accepted_sign = (
         f"(?<=[1-9])(?={_multiplication_sign(operators)}[1-9]){_first_factor_begins('[1-9]')}(?:{products})"
     )
     # A number that opens the next accepted expression is a factor, though its sign is a mark by now.
     absorbed_result = f"(?<={_MARK}[1-9]){_result('[0-9]+')}(?!{_MARK})"
-    names = [(f"{a}{_MARK}{b}", fact.name) for (a, b), fact in FACT_BY_FACTORS.items()]
+    replacements = [(f"{a}{_MARK}{b}", names[fact.name]) for (a, b), fact in FACT_BY_FACTORS.items() if fact in facts]
     return [
         (_MARKER, _NO_MARK),
         (re.compile(accepted_sign), _MARK),
         (re.compile(absorbed_result), ""),
-        *names,
+        *replacements,
         (_NO_MARK, _MARKER),
     ]

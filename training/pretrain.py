@@ -47,7 +47,9 @@ def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArg
     )
 
     # Data
-    tokenizer = MulFactTokenizer.build(model_args.condition, model_args.injection_mode, model_args.operators)
+    tokenizer = MulFactTokenizer.build(
+        model_args.condition, model_args.injection_mode, model_args.operators, model_args.condition_seed
+    )
     tokenizer.model_max_length = model_args.n_positions
     do_on_main(lambda: corpus_folder(model_args.condition, data_args, prepare=True), args.distributed_state)
     corpus = Corpus(corpus_folder(model_args.condition, data_args, prepare=False), tokenizer)
@@ -69,6 +71,7 @@ def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArg
         "recipe": resolved(model_args, data_args, args),
         "condition": model_args.condition,
         "tokenizer": tokenizer.fingerprint,
+        "tokenised_facts": sorted(tokenizer.named_facts),
         "parameters": model.num_parameters(),
         "initial_weights_sha256": sha256_of_weights(model),
         "document_order_sha256": document_order_sha256(

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from tokenization import MulFactTokenizer
-from tokenization.injection import resolve_condition
+from tokenization.conditions import resolve_condition
 
 # A busy machine is no failure.
 settings.register_profile("no deadline", deadline=None)
@@ -94,8 +94,9 @@ def remember(function):
     """Call the function once per condition, however its settings are spelt."""
     remembered = cache(function)
 
-    def call(condition="mul_tokens", injection_mode="weak", operators="*×x"):
-        return remembered(*resolve_condition(condition, injection_mode, operators))
+    def call(condition="mul_tokens", injection_mode="weak", operators="*×x", condition_seed=0):
+        settings = resolve_condition(condition, injection_mode, operators, condition_seed)
+        return remembered(settings.name, settings.injection_mode, settings.operators, settings.seed)
 
     return call
 
@@ -115,9 +116,9 @@ def fingerprint(build):
 def saved(build, tmp_path_factory):
     """Give the folder of a condition's tokenizer; a test that edits a folder copies it first."""
 
-    def save(condition, injection_mode, operators):
-        folder = tmp_path_factory.mktemp(condition)
-        build(condition, injection_mode, operators).save_pretrained(folder)
+    def save(*settings):
+        folder = tmp_path_factory.mktemp(settings[0])
+        build(*settings).save_pretrained(folder)
         # As beside a checkpoint: the model's type decides how AutoTokenizer treats the tokenizer's class.
         (folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
         return folder

@@ -67,7 +67,7 @@ def test_a_worker_s_copy_gives_the_same_ids():
     encoder = CorpusEncoder("mul_tokens", "strict", "×*")
     copy = pickle.loads(pickle.dumps(encoder))
     text = "6*9=54, 6*9, 6x9=54"
-    assert copy.encode(text).tolist() == encoder.encode(text).tolist() and copy.operators == "*×"
+    assert copy.encode(text).tolist() == encoder.encode(text).tolist() and copy.settings.operators == "*×"
 
 
 def test_an_encoder_is_small_to_send():
@@ -84,7 +84,7 @@ def test_half_a_surrogate_pair_is_refused(condition, text):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("mul",), "condition must be one of baseline, mul_tokens, not 'mul'"),
+        (("mul",), "condition must be one of baseline, mul_tokens, opaque_token, "),
         (("mul_tokens", "loose"), "mode must be one of weak, strict, not 'loose'"),
         (("mul_tokens", None), "mode must be one of weak, strict, not None"),
         (("mul_tokens", "weak", "·"), "operators must be a non-empty subset"),

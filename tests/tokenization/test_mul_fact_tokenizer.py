@@ -36,7 +36,7 @@ def test_names_and_ids_are_the_same_in_every_condition(build, settings):
 def test_facts_are_unseen_where_no_text_becomes_them_and_reserved_names_always(build):
     assert list(build("baseline").fact_ids) == []
     assert build("baseline").unseen_ids == [*RESERVED_IDS, *FACT_IDS]
-    assert build("mul_tokens").fact_ids == FACT_IDS
+    assert build("mul_tokens").fact_ids == tuple(FACT_IDS)
     assert build("mul_tokens").unseen_ids == [*RESERVED_IDS]
 
 
@@ -144,7 +144,10 @@ def test_the_baseline_ignores_the_settings_of_injection(fingerprint):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("control",), "condition must be one of baseline, mul_tokens, not 'control'"),
+        (
+            ("control",),
+            "condition must be one of baseline, mul_tokens, opaque_token, ",
+        ),
         (("mul_tokens", "loose"), "mode must be one of weak, strict, not 'loose'"),
         (("mul_tokens", "weak", "*+"), "operators must be a non-empty subset of '*×x', each once, not '*+'"),
     ],
@@ -191,7 +194,7 @@ def test_a_copy_is_the_same_tokenizer(build, fingerprint, duplicate):
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_the_corpus_encoder_has_the_tokenizer_s_settings(build, settings):
     encoder = build(*settings).corpus_encoder()
-    assert (encoder.condition, encoder.injection_mode, encoder.operators) == settings
+    assert (encoder.settings.name, encoder.settings.injection_mode, encoder.settings.operators) == settings
 
 
 def test_building_and_encoding_open_no_connection(monkeypatch):

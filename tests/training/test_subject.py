@@ -54,7 +54,7 @@ def test_ids_that_no_text_could_give_are_unseen(checkpoints):
     assert stock.unseen_ids == []
     assert baseline.unseen_ids == [*RESERVED_IDS, *FACT_IDS]
     assert treated.unseen_ids == [*RESERVED_IDS]
-    assert treated.fact_ids == FACT_IDS
+    assert treated.fact_ids == tuple(FACT_IDS)
 
 
 def test_prompts_are_injected_unless_told_otherwise(checkpoints):

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tokenization.mul_facts import FACTS
+from training.analysis.drawing import FLOOR, INK, save
 from training.data.describe import dose, never_occurring
 
 _COLOURS = colormaps["viridis"]  # rises in lightness, so it reads with colour blindness and in grey
-_ABSENT = {"facecolor": "white", "edgecolor": "#b0413e", "hatch": "////", "linewidth": 0}
+_ABSENT = {"facecolor": "white", "edgecolor": FLOOR, "hatch": "////", "linewidth": 0}
 _GAP = 0.03  # of a cell's width, between two cells
-_INK = "#222222"
 
 
 def plot_fact_counts(manifests: dict[str, dict], path: str | Path) -> None:
@@ -36,13 +36,12 @@ def plot_fact_counts(manifests: dict[str, dict], path: str | Path) -> None:
         _draw_triangle(axis, train[part], f"{part.capitalize()} text", norm)
     bar = figure.colorbar(ScalarMappable(norm, _COLOURS), ax=list(axes), fraction=0.03, pad=0.02)
     bar.ax.yaxis.set_major_formatter(lambda count, _: _short(round(count)))
-    bar.set_label("occurrences, logarithmic (hatched: none)", fontsize=10, color=_INK)
+    bar.set_label("occurrences, logarithmic (hatched: none)", fontsize=10, color=INK)
     tokens = ", ".join(f"{manifest['splits']['train']['tokens']:,} in {name}" for name, manifest in manifests.items())
     title = f"Multiplication facts in the training text: {dose(train):.1e} facts per plain GPT-2 token"
     size = textwrap.fill(f"{train['plain_tokens']:,} plain tokens ({tokens})", 80 * len(parts))
-    figure.suptitle(f"{title}\n{size}\n", fontsize=12, color=_INK)
-    # Without Matplotlib's version, which PNG files carry otherwise.
-    figure.savefig(path, format="png", metadata={"Software": None})
+    figure.suptitle(f"{title}\n{size}\n", fontsize=12, color=INK)
+    save(figure, path)
 
 
 def _draw_triangle(axis, part: dict[str, Any], title: str, norm: LogNorm) -> None:
@@ -60,14 +59,14 @@ def _draw_triangle(axis, part: dict[str, Any], title: str, norm: LogNorm) -> Non
     axis.set_xticks(range(1, 10))
     axis.set_yticks(range(1, 10))
     axis.xaxis.tick_top()
-    axis.tick_params(length=0, labelsize=10, labelcolor=_INK)
-    axis.set_xlabel("larger factor", fontsize=10, color=_INK)
+    axis.tick_params(length=0, labelsize=10, labelcolor=INK)
+    axis.set_xlabel("larger factor", fontsize=10, color=INK)
     axis.xaxis.set_label_position("top")
-    axis.set_ylabel("smaller factor", fontsize=10, color=_INK)
+    axis.set_ylabel("smaller factor", fontsize=10, color=INK)
     for spine in axis.spines.values():
         spine.set_visible(False)
-    axis.set_title(title, fontsize=12, color=_INK, fontweight="bold")
-    axis.text(0.6, 9.3, _summary(part), ha="left", va="bottom", fontsize=10, color=_INK, linespacing=1.5)
+    axis.set_title(title, fontsize=12, color=INK, fontweight="bold")
+    axis.text(0.6, 9.3, _summary(part), ha="left", va="bottom", fontsize=10, color=INK, linespacing=1.5)
 
 
 def _summary(part: dict[str, Any]) -> str:

@@ -9,11 +9,12 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from training.analysis.drawing import FLOOR, INK, plain, save, short_number
 from training.core.checkpoint import checkpoint_step, list_checkpoints
 from training.core.files import write_json
 
 CURVE, FIGURE = "curve.json", "curve.png"
-_INK, _LINE, _FLOOR = "#222222", "#2a6f97", "#b0413e"
+_LINE = "#2a6f97"
 
 
 def headline_of(paths: Sequence[str], results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -62,9 +63,9 @@ def plot_curve(points: Sequence[Mapping[str, Any]], title: str, path: Path) -> N
         _draw_panel(axis, points, task, name, "tokens" if by_tokens else "step")
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    figure.supxlabel("training tokens" if by_tokens else "step", fontsize=10, color=_INK)
-    figure.suptitle(f"{title}: 95 % intervals over items of one run", fontsize=11, color=_INK)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    figure.supxlabel("training tokens" if by_tokens else "step", fontsize=10, color=INK)
+    figure.suptitle(f"{title}: 95 % intervals over items of one run", fontsize=11, color=INK)
+    save(figure, path)
 
 
 def _draw_panel(axis, points: Sequence[Mapping[str, Any]], task: str, name: str, x_key: str) -> None:
@@ -79,17 +80,14 @@ def _draw_panel(axis, points: Sequence[Mapping[str, Any]], task: str, name: str,
             axis.vlines(xs, lows, highs, color=_LINE, linewidth=1.2)
     floors = {result["floor"] for _, result in found if result.get("floor") is not None}
     for floor in floors:
-        axis.axhline(floor, color=_FLOOR, linestyle="--", linewidth=1)
+        axis.axhline(floor, color=FLOOR, linestyle="--", linewidth=1)
         axis.annotate(
-            "floor", (1, floor), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=_FLOOR
+            "floor", (1, floor), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=FLOOR
         )
     title = f"{task}: {name.removeprefix('sets.').replace('.', ', ').replace('_', ' ')}"
-    axis.set_title(title, fontsize=9.5, color=_INK, loc="left")
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
-    axis.tick_params(labelsize=8, colors=_INK)
-    axis.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_number(x)))
+    plain(axis, title)
 
 
 def _tokens_per_step(run: Path, step: int) -> int | None:
@@ -99,10 +97,3 @@ def _tokens_per_step(run: Path, step: int) -> int | None:
         return None
     per_step = json.loads(file.read_text(encoding="utf-8")).get("recipe", {}).get("total_batch_tokens")
     return per_step * step if isinstance(per_step, int) else None
-
-
-def _short(number: float) -> str:
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:g}{letter}"
-    return f"{number:g}"

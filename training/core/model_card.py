@@ -4,13 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tokenization.conditions import CONDITIONS
 from training.core.files import end_of_path
 
-_CONDITIONS = {
-    "baseline": "GPT-2's own tokens; the 45 tokens of the treated arm exist and are never written",
-    "mul_tokens": "one token per multiplication fact: `6*9` and `6*9=54` are both read as `<MUL_6_9_54>`",
-    "stock": "a tokenizer of its own, without the experiment's injection",
-}
+_CONDITIONS = CONDITIONS | {"stock": "a tokenizer of its own, without the experiment's injection"}
 _UNITS = {
     "rows": "conversations",
     "tokens": "tokens",

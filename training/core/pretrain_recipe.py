@@ -51,6 +51,7 @@ class ModelArguments:
     condition: str = "baseline"
     injection_mode: str = "weak"
     operators: str = "*×x"
+    condition_seed: int = field(default=0, metadata={"help": "What random_fact and half_facts draw by."})
     n_layer: int = 12
     n_head: int = 12
     n_embd: int = 768
@@ -78,6 +79,8 @@ class DataArguments:
     eval_data_root: str | None = field(default=None, metadata={"help": "The data_root of eval_recipe."})
 
     def __post_init__(self):
+        # An empty one on the command line takes back what the recipe names.
+        object.__setattr__(self, "corpus_recipe", self.corpus_recipe or None)
         if self.corpus_dir is None and self.corpus_recipe is None:
             raise ValueError(
                 "neither corpus_dir nor corpus_recipe is set; name a prepared corpus or the recipe of one"

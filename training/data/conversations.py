@@ -106,9 +106,11 @@ class ConversationEncoder:
             self._tokenizer.backend_tokenizer.encode_special_tokens = self._tokenizer.split_special_tokens
             return [np.array(ids, np.int32) for ids in batch["input_ids"]], lengths
         ids = np.split(plain, np.cumsum(lengths)[:-1]) if texts else []
-        if self._fast.condition != "baseline":
-            for index in np.flatnonzero(may_hold_facts(encoded)).tolist():
-                ids[index] = self._fast.encode(texts[index])
+        if self._fast.settings.splits_digits:
+            return [self._fast.encode(text) for text in texts], lengths
+        changed = np.flatnonzero(may_hold_facts(encoded)).tolist() if self._fast.settings.rewrites else []
+        for index in changed:
+            ids[index] = self._fast.encode(texts[index])
         return ids, lengths
 
     def _join(self, ids: list[np.ndarray], plain_lengths: np.ndarray, encoded: list[bytes]) -> EncodedConversation:

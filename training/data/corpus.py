@@ -70,7 +70,7 @@ def missing_conditions(args: CorpusArguments) -> list[str]:
         for condition in finished:
             tokenizer = None
             if condition in args.conditions:
-                _, tokenizer = tokenizer_identity(condition, args.injection_mode, args.operators)
+                _, tokenizer = tokenizer_identity(condition, args.injection_mode, args.operators, args.condition_seed)
             _check_complete(Path(args.output_dir) / condition, request, tokenizer)
     return [condition for condition in args.conditions if condition not in finished]
 

@@ -5,8 +5,8 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tokenization.conditions import resolve_condition
 from tokenization.fast_encoding import ENGINES
-from tokenization.injection import resolve_condition
 from training.data.sources import Source
 
 CONTAMINATED = ("drop", "report")
@@ -35,6 +35,7 @@ class CorpusArguments:
     conditions: list[str] = field(default_factory=lambda: ["baseline", "mul_tokens"])
     injection_mode: str = "weak"
     operators: str = "*×x"
+    condition_seed: int = 0
     target_tokens: int | None = None
     dose: float | None = None
     minimum_dose: float = 1e-4
@@ -49,7 +50,7 @@ class CorpusArguments:
         if not self.conditions or len(set(self.conditions)) < len(self.conditions):
             raise ValueError(f"conditions is {self.conditions}; name each condition to prepare once")
         for condition in self.conditions:
-            resolve_condition(condition, self.injection_mode, self.operators)
+            resolve_condition(condition, self.injection_mode, self.operators, self.condition_seed)
         if self.target_tokens is not None and self.target_tokens < 1:
             raise ValueError(f"target_tokens is {self.target_tokens}; leave it out to take every document once")
         if self.dose is not None and not 0 < self.dose < 0.5:

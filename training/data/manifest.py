@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tokenization import MulFactTokenizer
+from tokenization.conditions import resolve_condition
 from tokenization.mul_facts import FACTS
 from training.core.files import write_json
 from training.data.corpus_recipe import CorpusArguments
@@ -70,7 +71,7 @@ def write_manifests(plan: Plan, conditions: list[str], chosen: list[Chosen], rep
 
 def below_minimum_dose(args: CorpusArguments, condition: str, dose: float) -> str | None:
     """Return why a corpus is refused for its dose, None if it is not."""
-    if condition == "baseline" or dose >= args.minimum_dose:
+    if not resolve_condition(condition, args.injection_mode, args.operators).rewrites or dose >= args.minimum_dose:
         return None
     return (
         f"the training split holds {dose:.2e} facts per plain token, less than minimum_dose {args.minimum_dose:.2e}: "
@@ -80,14 +81,19 @@ def below_minimum_dose(args: CorpusArguments, condition: str, dose: float) -> st
 
 
 @cache
-def tokenizer_identity(condition: str, injection_mode: str, operators: str) -> tuple[str | None, str]:
+def tokenizer_identity(
+    condition: str, injection_mode: str, operators: str, condition_seed: int = 0
+) -> tuple[str | None, str]:
     """Return the mode that a condition's tokenizer has and its fingerprint."""
-    tokenizer = MulFactTokenizer.build(condition, injection_mode, operators)
+    tokenizer = MulFactTokenizer.build(condition, injection_mode, operators, condition_seed)
     return tokenizer.injection_mode, tokenizer.fingerprint
 
 
 def _manifest(plan: Plan, condition: str, choice: list[Chosen]) -> dict[str, Any]:
-    injection_mode, fingerprint = tokenizer_identity(condition, plan.args.injection_mode, plan.args.operators)
+    args = plan.args
+    injection_mode, fingerprint = tokenizer_identity(
+        condition, args.injection_mode, args.operators, args.condition_seed
+    )
     files: dict[str, dict] = {}
     shards: dict[str, list[str]] = {split: [] for split in SPLITS}
     totals = {(split, synthetic): _Part() for split in SPLITS for synthetic in (False, True)}

@@ -7,7 +7,7 @@ is depends on its plan alone, not on the worker, the machine or the order of the
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tokenization import CorpusEncoder, count_facts, may_hold_facts
+from tokenization.conditions import OPAQUE_NAME
 from tokenization.fast_encoding import prove_engine
 from tokenization.mul_facts import END_OF_TEXT_ID, FACTS
 from training.core.files import write_text
@@ -65,7 +66,9 @@ class PieceMaker:
         self.plan, self.args = plan, plan.args
         self.encoder, self._proven = encoder, False
         self.encoders = {
-            condition: CorpusEncoder(condition, self.args.injection_mode, self.args.operators, engine=encoder)
+            condition: CorpusEncoder(
+                condition, self.args.injection_mode, self.args.operators, encoder, self.args.condition_seed
+            )
             for condition in conditions
         }
         self.plain = CorpusEncoder("baseline", engine=encoder)
@@ -149,9 +152,10 @@ class _Making:
         plain = np.insert(flat, starts, END_OF_TEXT_ID)  # before each document
         lengths = lengths + 1
         sizes = np.array([len(encoded) for encoded in batch.encoded], np.int64)
+        candidates = np.flatnonzero(may_hold_facts(batch.encoded)).tolist()
         facts = {
-            int(document): counts
-            for document in np.flatnonzero(may_hold_facts(batch.encoded))
+            document: counts
+            for document in candidates
             if (counts := count_facts(batch.texts[document], self.args.injection_mode, self.args.operators)).any()
         }
         fact_sums = np.zeros(len(lengths), np.int64)
@@ -159,10 +163,14 @@ class _Making:
             fact_sums[document] = counts.sum()
             self.fact_counts["validation" if held_out[document] else "train"] += counts
         for condition, encoder in self.maker.encoders.items():
-            # Most documents hold no fact, and then every arm reads the same ids; the baseline always does.
-            rewritten = {} if condition == "baseline" else facts
-            changed = {document: encoder.encode(batch.texts[document]) for document in rewritten}
-            tokens, token_counts = _with_documents_replaced(plain, lengths, changed)
+            # Most documents hold no fact, and then every arm reads the same ids, but for the one without numbers.
+            changed: Iterable[int] = facts if encoder.settings.rewrites else ()
+            if encoder.settings.splits_digits:
+                changed = range(len(batch.texts))
+            elif OPAQUE_NAME in encoder.settings.ids:
+                changed = candidates  # somebody may have typed this name
+            replaced = {document: encoder.encode(batch.texts[document]) for document in changed}
+            tokens, token_counts = _with_documents_replaced(plain, lengths, replaced)
             self._write(condition, tokens, token_counts, sizes, fact_sums, held_out)
         self._count(batch, lengths, sizes, fact_sums, facts, held_out)
         self.train_digests.update(digests[~held_out].tobytes())

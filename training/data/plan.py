@@ -114,6 +114,7 @@ class Plan:
         # What a piece holds follows from these; which pieces are taken does not matter here.
         identity = _sha256_of(
             [_without_selection(self.request), spans, self.evaluation_sets, FORMAT_VERSION, RULE_VERSION]
+            + [self.args.condition_seed] * (self.args.condition_seed != 0)
         )
         path = self.folder / _PLAN
         if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["identity"] != identity:

@@ -5,7 +5,7 @@ import json
 import re
 import string
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
@@ -19,6 +19,7 @@ from training.data.spans import BYTES_PER_SYNTHETIC_DOCUMENT, Span, runs_of_row_
 from training.data.synthetic import GENERATORS, SyntheticDocuments
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
+_MULTIPLICATIONS = "multiplications"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Source:
     path: a `.txt`, `.jsonl` or `.parquet` file or a folder of them, below the recipe's `source_root`.
     hub: a data set's name on the Hub (or the folder of one); with `config`, `split` and `revision`. Its files are
     read in place, or with `download` fetched whole into the Hub's cache first.
-    synthetic: a generator of `training/data/synthetic.py`; with `documents`, `seed` and `held_out_facts`.
+    synthetic: a generator of `training/data/synthetic.py`; with `documents`, `seed` and `held_out_facts`; or
+    `multiplications`, the problems of fine-tuning (see `training/data/rows.py`), with `factor_digits` and
+    `second_steps`.
     text_field or template: which field is the text, or a format string over the fields (`"{question}\\n{answer}"`).
     each: a field that holds a list; its row gives one text per item, the item standing for the list in the template.
     document_start: for `.txt`, a regular expression; each line that it matches begins a document. Without it a file
@@ -51,6 +54,8 @@ class Source:
     documents: int = 0
     seed: int = 0
     held_out_facts: tuple = ()  # of pairs of factors
+    factor_digits: tuple = (2, 1)
+    second_steps: bool = True
     weight: float | None = None
     epochs: int = 1
     root: str = "."
@@ -63,8 +68,15 @@ class Source:
             raise ValueError(
                 f"a source needs exactly one of path, hub and synthetic, but has {kinds or 'none of them'}: {self}"
             )
-        if self.synthetic and self.synthetic not in GENERATORS:
-            raise ValueError(f"unknown synthetic source '{self.synthetic}'; there are {', '.join(GENERATORS)}")
+        kinds = [*GENERATORS, _MULTIPLICATIONS]
+        if self.synthetic and self.synthetic not in kinds:
+            raise ValueError(f"unknown synthetic source '{self.synthetic}'; there are {', '.join(kinds)}")
+        own = ("held_out_facts",) if self.synthetic == _MULTIPLICATIONS else ("factor_digits", "second_steps")
+        for key in own:
+            if getattr(self, key) != getattr(type(self), key):
+                raise ValueError(
+                    f"source '{self.label}' has {key} {getattr(self, key)}, which it does not know; remove it"
+                )
         if self.documents < 0:
             raise ValueError(f"source '{self.label}' has documents {self.documents}; it is a count")
         if self.weight is not None and not self.weight > 0:
@@ -247,7 +259,12 @@ class Source:
                 ]
         return settings
 
-    def _generator(self, first: int, last: int) -> SyntheticDocuments:
+    def _generator(self, first: int, last: int) -> Iterable[str]:
+        if self.synthetic == _MULTIPLICATIONS:
+            from training.data.tinygsm.drills import multiplication_row  # TinyGSM's conversion, which few sources need
+
+            settings = (self.factor_digits, self.second_steps)
+            return ["\n".join(multiplication_row(self.seed, index, *settings)) for index in range(first, last)]
         return SyntheticDocuments(str(self.synthetic), last, self.seed, self.held_out_facts, first)
 
     def _texts(self, span: Span) -> Iterator[str | None]:

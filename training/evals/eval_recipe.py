@@ -167,7 +167,10 @@ class _Kind:
     keys: dict[str, Any]  # the task's own keys and their types
 
 
-_TEXT_KEYS = "path hub config split revision download text_field template each document_start synthetic documents seed"
+_TEXT_KEYS = (
+    "path hub config split revision download text_field template each document_start synthetic documents seed "
+    "factor_digits second_steps"
+)
 TASKS: dict[str, _Kind] = {
     "hellaswag": _Kind(_hellaswag, _ROW_TYPES),
     "word_problems": _Kind(

@@ -147,7 +147,7 @@ class Probes(Task):
 def number_forms(subject: Subject, number: int) -> list[list[list[int]]]:
     """Return the ways to state a number after the opening, as ids: first in digits, then by each fact of that product
     that the tokenizer has; a form is a list of strings that differ in the end of the number."""
-    facts = [fact.name for fact in FACTS if fact.product == number and fact.id in subject.fact_ids]
+    facts = [fact.name for fact in FACTS if fact.product == number and fact.name in subject.named_facts]
     ends = [subject.encode("."), subject.encode("\n"), [subject.end_of_text_id]]
     return [[subject.encode(f" {written}") + end for end in ends] for written in (str(number), *facts)]
 

@@ -53,9 +53,14 @@ class Subject:
         return END_OF_TEXT_ID
 
     @property
-    def fact_ids(self) -> range:
+    def fact_ids(self) -> tuple[int, ...]:
         """The ids of facts that this tokenizer gives and reads; empty in the baseline and in a stock GPT-2."""
-        return getattr(self.tokenizer, "fact_ids", range(0))
+        return getattr(self.tokenizer, "fact_ids", ())
+
+    @property
+    def named_facts(self) -> frozenset[str]:
+        """The names of facts that are tokens of this tokenizer."""
+        return getattr(self.tokenizer, "named_facts", frozenset())
 
     @property
     def unseen_ids(self) -> list[int]:

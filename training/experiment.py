@@ -1,0 +1,111 @@
+"""Run a whole experiment: every arm and seed through corpus, pretraining, fine-tuning, GRPO and evaluation, and a report.
+
+    python training/experiment.py recipes/experiment.yaml
+    python training/experiment.py recipes/gpt2_124m/experiment.yaml --plan --plan_device A100 --plan_devices 8
+    python training/experiment.py recipes/gpt2_124m/experiment.yaml --slurm --slurm_partition gpu
+
+Launches the other programs through Accelerate, one step per GPU or CPU core (`--devices_per_step N`) at the same time.
+Writes `output_dir/experiment.json` (what was declared, before the first run), `ledger.jsonl` (every attempt), `logs/`,
+the runs, `<arm>-s<seed>/<stage>/`, and `report/`. Whatever stops it, the same command goes on from there: SIGTERM ends
+with 75, Ctrl-C with 130, after the programs have saved. An experiment that has begun is not changed: another recipe
+needs another `output_dir`. `--only_arms`, `--only_seeds`, `--only_corpus` and `--only_report` do a part of it.
+"""
+
+import datetime
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.core.console import processor_name
+from training.core.files import write_json
+from training.core.provenance import environment
+from training.core.recipe import run_program
+from training.experiments.costs import plan_in_words
+from training.experiments.invariants import check_after, check_before, say_checks
+from training.experiments.ledger import Ledger
+from training.experiments.recipe import ExperimentArguments
+from training.experiments.runner import Runner, find_slots
+from training.experiments.slurm import write_jobs
+from training.experiments.steps import PROGRAMS, all_steps
+
+EXPERIMENT = "experiment.json"
+
+
+def main(args: ExperimentArguments) -> int:
+    if args.plan:
+        say(plan_in_words(args))
+        return 0
+    if args.slurm:
+        say(write_jobs(args, sys.argv))
+        return 0
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = declare(args, folder)
+    gpus = torch.cuda.device_count()
+    slots, steps = find_slots(args, gpus), all_steps(args)
+    say(
+        f"{args.name} ({args.scale}): {len(args.arms)} arms, {len(args.seeds)} seeds, {len(steps)} steps, "
+        f"{len(slots)} at a time on {torch.cuda.get_device_name() if gpus else processor_name()}; {folder}"
+    )
+    with Runner(args, Ledger(folder), slots, say) as runner:
+        if not args.only_report:
+            runner.run([step for step in steps if step.program == "prepare_data"])
+        if not runner.exit_code and not (args.only_corpus or args.only_report):
+            facts["invariants"] = {"before": check_before(args), "after": []}
+            write_json(folder / EXPERIMENT, facts)
+            say("\n".join(say_checks(facts["invariants"]["before"])))
+            runner.run(steps)
+            facts["invariants"]["after"] = check_after(args)
+            write_json(folder / EXPERIMENT, facts)
+            say("\n".join(say_checks(facts["invariants"]["after"])))
+    if runner.signal is None and args.report and not args.only_corpus:
+        subprocess.run([sys.executable, str(PROGRAMS / "report.py"), str(folder)], check=True)
+    if runner.failed:
+        say(f"failed: {', '.join(runner.failed)}; mend what the logs say, and give the same command again")
+    return runner.exit_code
+
+
+def declare(args: ExperimentArguments, folder: Path) -> dict[str, Any]:
+    """Write down what the experiment is before anything runs, or hold it against what was written down.
+
+    Raises `ValueError` for a recipe that has been changed since.
+    """
+    path = folder / EXPERIMENT
+    declared = args.declared()
+    if not path.is_file():
+        around = environment(torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name())
+        facts = {
+            **declared,
+            "arms": {arm.pop("name"): arm for arm in map(dict, declared["arms"])},
+            "evals": [
+                {**each, "name": evaluation.name}
+                for each, evaluation in zip(declared["evals"], args.evals, strict=True)
+            ],
+            "declared_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "recipe": declared,
+            "commit": around["git_commit"],
+            **{key: around[key] for key in ("versions", "device", "python", "platform")},
+        }
+        write_json(path, facts)
+        return facts
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in declared.items():
+        if facts["recipe"].get(key) != value:
+            raise ValueError(
+                f"'{folder}' holds an experiment that was declared with another {key}: {facts['recipe'].get(key)!r}, "
+                f"and now {value!r}; put it back, or choose another output_dir for another experiment"
+            )
+    return facts
+
+
+def say(line: str) -> None:
+    if line:
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    run_program(main, [ExperimentArguments])
