@@ -15,6 +15,7 @@ import datetime
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from training.core.files import write_json
 from training.core.provenance import environment
 from training.core.recipe import run_program
 from training.experiments.costs import plan_in_words
-from training.experiments.invariants import check_after, check_before, say_checks
+from training.experiments.invariants import check_after, check_before
 from training.experiments.ledger import Ledger
 from training.experiments.recipe import ExperimentArguments
 from training.experiments.runner import Runner, find_slots
@@ -45,6 +46,20 @@ def main(args: ExperimentArguments) -> int:
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     facts = declare(args, folder)
+    if not args.only_report:
+        runner = run_steps(args, facts, folder)
+        if runner.failed:
+            say(f"failed: {', '.join(runner.failed)}; mend what the logs say, and give the same command again")
+        if runner.signal is not None or args.only_corpus:
+            return runner.exit_code
+    check(check_after, args, facts, folder)
+    if args.report:
+        subprocess.run([sys.executable, str(PROGRAMS / "report.py"), str(folder)], check=True)
+    return 0 if args.only_report else runner.exit_code
+
+
+def run_steps(args: ExperimentArguments, facts: dict[str, Any], folder: Path) -> Runner:
+    """Run what is not finished, the corpora first, and check the arms in between."""
     gpus = torch.cuda.device_count()
     slots, steps = find_slots(args, gpus), all_steps(args)
     say(
@@ -52,21 +67,24 @@ def main(args: ExperimentArguments) -> int:
         f"{len(slots)} at a time on {torch.cuda.get_device_name() if gpus else processor_name()}; {folder}"
     )
     with Runner(args, Ledger(folder), slots, say) as runner:
-        if not args.only_report:
-            runner.run([step for step in steps if step.program == "prepare_data"])
-        if not runner.exit_code and not (args.only_corpus or args.only_report):
-            facts["invariants"] = {"before": check_before(args), "after": []}
-            write_json(folder / EXPERIMENT, facts)
-            say("\n".join(say_checks(facts["invariants"]["before"])))
+        runner.run([step for step in steps if step.program == "prepare_data"])
+        if not (runner.failed or runner.signal or args.only_corpus):
+            check(check_before, args, facts, folder)
             runner.run(steps)
-            facts["invariants"]["after"] = check_after(args)
-            write_json(folder / EXPERIMENT, facts)
-            say("\n".join(say_checks(facts["invariants"]["after"])))
-    if runner.signal is None and args.report and not args.only_corpus:
-        subprocess.run([sys.executable, str(PROGRAMS / "report.py"), str(folder)], check=True)
-    if runner.failed:
-        say(f"failed: {', '.join(runner.failed)}; mend what the logs say, and give the same command again")
-    return runner.exit_code
+    return runner
+
+
+def check(
+    checks: Callable[[ExperimentArguments], list[dict[str, Any]]],
+    args: ExperimentArguments,
+    facts: dict[str, Any],
+    folder: Path,
+) -> None:
+    """Make the checks, write down what they saw, and say it."""
+    found = checks(args)
+    facts.setdefault("invariants", {"before": [], "after": []})[checks.__name__.removeprefix("check_")] = found
+    write_json(folder / EXPERIMENT, facts)
+    say("\n".join(f"the arms are alike in {each['name']}: {each['detail']}" for each in found))
 
 
 def declare(args: ExperimentArguments, folder: Path) -> dict[str, Any]:

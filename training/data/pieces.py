@@ -152,12 +152,9 @@ class _Making:
         plain = np.insert(flat, starts, END_OF_TEXT_ID)  # before each document
         lengths = lengths + 1
         sizes = np.array([len(encoded) for encoded in batch.encoded], np.int64)
+        # By the widest rule whatever the arm writes: a dose is the text's, or arms would get other documents for it.
         candidates = np.flatnonzero(may_hold_facts(batch.encoded)).tolist()
-        facts = {
-            document: counts
-            for document in candidates
-            if (counts := count_facts(batch.texts[document], self.args.injection_mode, self.args.operators)).any()
-        }
+        facts = {document: counts for document in candidates if (counts := count_facts(batch.texts[document])).any()}
         fact_sums = np.zeros(len(lengths), np.int64)
         for document, counts in facts.items():
             fact_sums[document] = counts.sum()

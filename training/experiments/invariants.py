@@ -4,7 +4,7 @@ Every check says what it saw; one that fails raises `ValueError` that names the 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from training.experiments.steps import corpus_dir
 
 Check = dict[str, Any]  # name, passed, detail
 
-# In what the recipes of two arms' runs may differ: the arm, and where things lie. Where a run reads its data is checked
-# by what it read.
+# In what the recipes of two arms' runs may differ: the arm, and where things lie. Where a run reads its data is
+# checked by what it read.
 _OF_ARM = frozenset(
     "condition injection_mode operators condition_seed output_dir corpus_dir corpus_recipe model_name_or_path "
     "run_name logging_dir generation_kwargs".split()
@@ -68,7 +68,7 @@ def _vocabulary(args: ExperimentArguments) -> Check:
 def _documents(args: ExperimentArguments) -> list[Check]:
     checks = []
     for dose in dict.fromkeys(arm.dose for arm in args.arms):
-        arms = [arm for arm in args.arms if arm.dose == dose]
+        arms = [arm for arm in args.arms if arm.dose == dose and arm.name in (args.only_arms or [arm.name])]
         seen, facts, test_items = {}, {}, {}
         for arm in arms:
             for seed in args.only_seeds or args.seeds:
@@ -77,6 +77,8 @@ def _documents(args: ExperimentArguments) -> list[Check]:
                 seen[name], facts[name] = manifest["documents_sha256"], manifest["dose"]
                 sets = (manifest["decontamination"] or {}).get("sets", {})
                 test_items[name] = sorted(sets)
+        if not arms:
+            continue
         where = "" if dose is None else f" at dose {dose:g}"
         _all_alike(f"the documents of the corpus{where}", seen)
         _all_alike(f"the dose of the corpus{where}", facts)
@@ -122,9 +124,8 @@ def _identity(entry: Any) -> str | None:
     place = entry.get("path") or entry.get("hub")
     if place is None:
         return None
-    # A split that nobody names is `test` where items are measured, and `train` in other recipes.
-    split = f", split {entry['split']}" if entry.get("hub") and "split" in entry else ""
-    return f"{place}{split}"
+    default = "train" if "task" not in entry else "validation" if entry["task"] == "hellaswag" else "test"
+    return f"{place}, split {entry.get('split', default)}" if entry.get("hub") else str(place)
 
 
 def _may_hold(source: Any, task: Mapping[str, Any]) -> bool:
@@ -184,8 +185,3 @@ def _all_alike(what: str, seen: Mapping[str, Any]) -> None:
 
 def _passed(name: str, detail: str) -> Check:
     return {"name": name, "passed": True, "detail": detail}
-
-
-def say_checks(checks: Iterable[Check]) -> list[str]:
-    """Return a line for each check."""
-    return [f"same in all arms: {check['name']}: {check['detail']}" for check in checks]

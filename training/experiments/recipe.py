@@ -13,7 +13,7 @@ from training.core.recipe import check_type, read_recipe
 SEED_OF_RUN = "seed"  # as a condition_seed: every seed of the experiment draws anew
 _ARM_KEYS = {"condition": str, "injection_mode": str, "operators": str, "condition_seed": int | str, "dose": float}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
-# What may differ when an experiment is taken up again: where and how it runs, and what is planned, never what it is.
+# What may differ when an experiment is taken up again: where and how it runs, never what it is.
 FREE_KEYS = frozenset(
     "output_dir data_root accelerate_config devices_per_step max_parallel only_arms only_seeds only_corpus only_report report plan "
     "plan_device plan_devices plan_utilisation plan_price slurm slurm_partition slurm_options".split()
@@ -151,7 +151,12 @@ class ExperimentArguments:
     def __post_init__(self):
         for key in ("arms", "primary"):
             object.__setattr__(self, key, _mapping(key, getattr(self, key)))
-        for key, kind in (("stages", Stage), ("evals", Evaluation), ("secondary", Endpoint), ("exploratory", Endpoint)):
+        for key, kind in (
+            ("stages", Stage),
+            ("evals", Evaluation),
+            ("secondary", Endpoint),
+            ("exploratory", Endpoint),
+        ):
             object.__setattr__(self, key, [_build(kind, _mapping(key, entry), key) for entry in getattr(self, key)])
         object.__setattr__(self, "primary", _build(Endpoint, self.primary, "primary"))
         object.__setattr__(self, "arms", [_arm(name, arm) for name, arm in self.arms.items()])
@@ -222,7 +227,7 @@ class ExperimentArguments:
             if measured is None or endpoint.stage not in measured.stages:
                 raise ValueError(
                     f"endpoint '{endpoint.name}' is of evaluation '{endpoint.eval}' after stage '{endpoint.stage}', "
-                    f"which is not made; evals has {({name: each.stages for name, each in evals.items()})}"
+                    f"which is not made; evals has { ({name: each.stages for name, each in evals.items()}) }"
                 )
             tasks = [task["name"] for task in measured.tasks]
             if endpoint.task not in tasks:

@@ -39,7 +39,8 @@ class Slot:
     def launcher(self, config: str | None) -> list[str]:
         """Return the beginning of a command that runs a program on these devices."""
         several = self.is_gpu and len(self.devices) > 1
-        config = config or str(_CONFIGS / ("ddp.yaml" if several else "single_gpu.yaml" if self.is_gpu else "cpu.yaml"))
+        default = "ddp.yaml" if several else "single_gpu.yaml" if self.is_gpu else "cpu.yaml"
+        config = config or str(_CONFIGS / default)
         command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
         if several:
             # A free port: another step on this machine has its own processes that find each other.
@@ -47,8 +48,11 @@ class Slot:
         return command
 
     def environment(self) -> dict[str, str]:
-        visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.devices))} if self.is_gpu else {}
-        return {**os.environ, **visible}
+        if not self.is_gpu:
+            return dict(os.environ)
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")  # of a scheduler, which counts in its own way
+        names = given.split(",") if given else [str(number) for number in range(max(self.devices) + 1)]
+        return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(names[device] for device in self.devices)}
 
     def prepare(self) -> None:
         """Bind the process to its cores, and end it in its own way when this one dies: runs in the child."""

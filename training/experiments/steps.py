@@ -71,9 +71,7 @@ def all_steps(args: ExperimentArguments) -> list[Step]:
     for arm, seed in _runs(args):
         for stage in args.stages:
             steps.append(_stage_step(args, arm, seed, stage))
-            steps += [
-                _eval_step(args, arm, seed, stage, each) for each in args.evals if stage.name in each.stages
-            ]
+            steps += [_eval_step(args, arm, seed, stage, each) for each in args.evals if stage.name in each.stages]
     return steps
 
 
@@ -163,6 +161,8 @@ def _options(changed: dict[str, Any]) -> list[str]:
     """Return keys of a recipe as options, in the way that the programs' parser reads them."""
     options = []
     for key, value in changed.items():
+        if value is None:
+            raise ValueError(f"`set` has {key}: null, which no command line can say; leave the key out of the recipe")
         options.append(f"--{key}")
         if isinstance(value, list):
             options += [each if isinstance(each, str) else json.dumps(each) for each in value]
