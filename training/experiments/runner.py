@@ -42,6 +42,9 @@ class Slot:
         default = "ddp.yaml" if several else "single_gpu.yaml" if self.is_gpu else "cpu.yaml"
         config = config or str(_CONFIGS / default)
         command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
+        if not self.is_gpu:
+            # The launcher would count the cores of the machine, and not those of this step.
+            command += ["--num_cpu_threads_per_process", str(len(self.devices))]
         if several:
             # A free port: another step on this machine has its own processes that find each other.
             command += ["--num_processes", str(len(self.devices)), "--main_process_port", "0"]
