@@ -13,6 +13,7 @@ is finished is not measured again; an interrupted evaluation goes on where it wa
 after Ctrl-C.
 """
 
+import contextlib
 import datetime
 import signal
 from pathlib import Path
@@ -25,6 +26,7 @@ from training.analysis.learning_curve import write_curve
 from training.core.checkpoint import list_checkpoints
 from training.core.console import EXIT_CODES, stopping_in_words
 from training.core.device import device_name, prepare_process
+from training.core.files import alone_in
 from training.core.processes import agree
 from training.core.recipe import run_program
 from training.evals.eval_recipe import EvalArguments, resolved_recipe
@@ -61,7 +63,8 @@ def measure(args: EvalArguments, model: str, folder: Path, tasks: list[Task], pr
     subject = load_subject(model, args.revision, args.bf16, processes.device)
     if processes.is_main_process:
         print(f"{model}: condition {subject.condition or 'none (a stock GPT-2)'}, {device_name()}", flush=True)
-    evaluate(subject, tasks, folder, processes, resolved_recipe(args), say=lambda line: print(line, flush=True))
+    with alone_in(folder) if processes.is_main_process else contextlib.nullcontext():
+        evaluate(subject, tasks, folder, processes, resolved_recipe(args), say=lambda line: print(line, flush=True))
     if processes.is_main_process:
         print(f"results: {folder / 'results.json'}", flush=True)
 

@@ -1,4 +1,4 @@
-"""Run a whole experiment: every arm and seed through corpus, pretraining, fine-tuning, GRPO and evaluation, and a report.
+"""Run a whole experiment: all arms and seeds through corpus, pretraining, fine-tuning, GRPO, evaluation and report.
 
     python training/experiment.py recipes/experiment.yaml
     python training/experiment.py recipes/gpt2_124m/experiment.yaml --plan --plan_device A100 --plan_devices 8

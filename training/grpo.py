@@ -33,6 +33,7 @@ from training.core.grpo_recipe import GrpoArguments, GrpoDataArguments, GrpoMode
 from training.core.processes import do_on_main
 from training.core.provenance import sha256_of_weights
 from training.core.recipe import resolved, run_program
+from training.core.run_folder import take_run_folder
 from training.evals.reply_measures import seed_of
 from training.evals.rewards import Rewards, RewardSettings, maximum_of_wrong, minimum_of_right
 from training.evals.subject import load_subject
@@ -71,9 +72,7 @@ def main(
     model, tokenizer = subject.model, subject.tokenizer
     tokenizer.chat_template = CHAT_TEMPLATE  # the format of the prompts, also where a stock model came with another
     condition = subject.condition or "stock"
-    args.output_dir = args.output_dir.replace("{condition}", condition).replace("{seed}", str(args.seed))
-    if Path(args.output_dir).is_file():
-        raise ValueError(f"output_dir '{args.output_dir}' is a file; name a folder")
+    take_run_folder(args, condition)
     args.gradient_accumulation_steps = accumulation_steps(
         args.total_batch_items, args.per_device_train_batch_size, args.world_size
     )

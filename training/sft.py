@@ -26,6 +26,7 @@ from training.core.lora import load_adapter, lora_config, merged_model, save_mer
 from training.core.processes import do_on_main
 from training.core.provenance import sha256_of_weights
 from training.core.recipe import resolved, run_program
+from training.core.run_folder import take_run_folder
 from training.core.sft_recipe import FREE_KEYS, SftArguments, SftDataArguments, SftModelArguments
 from training.core.tracking import Throughput
 from training.core.trl_trainer import TrlTrainerMixin
@@ -48,9 +49,7 @@ def main(model_args: SftModelArguments, data_args: SftDataArguments, args: SftAr
     model, tokenizer = subject.model, subject.tokenizer
     tokenizer.chat_template = CHAT_TEMPLATE  # the format of the rows, also where a stock model came with another
     condition = subject.condition or "stock"
-    args.output_dir = args.output_dir.replace("{condition}", condition).replace("{seed}", str(args.seed))
-    if Path(args.output_dir).is_file():
-        raise ValueError(f"output_dir '{args.output_dir}' is a file; name a folder")
+    take_run_folder(args, condition)
     args.gradient_accumulation_steps = accumulation_steps(
         args.total_batch_items, args.per_device_train_batch_size, args.world_size
     )

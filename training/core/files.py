@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def partial_path(path: Path) -> Path:
@@ -43,22 +43,40 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+_HELD: dict[Path, IO[str]] = {}
+
+
+def stay_alone_in(folder: Path, report: Callable[[str], None] = print) -> None:
+    """Hold a lock on the folder until this process ends, after waiting for whoever holds it.
+
+    For runs, which an interrupted process may still be saving while it is started again.
+    """
+    folder = folder.absolute()
+    if folder not in _HELD:
+        _HELD[folder] = _lock(folder, report)
+
+
 @contextmanager
 def alone_in(folder: Path, report: Callable[[str], None] = print) -> Iterator[None]:
     """Hold a lock on the folder, after waiting for whoever holds it; the folder is made if need be.
 
     Raises `ValueError` where the folder is a file.
     """
+    with _lock(folder, report):
+        yield
+
+
+def _lock(folder: Path, report: Callable[[str], None]) -> IO[str]:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir '{folder}' is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report(f"{folder}: another process writes there; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    lock = open(folder / ".lock", "w")  # noqa: SIM115 - open as long as it is held
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        report(f"{folder}: another process writes there; waiting for it")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
 
 def end_of_path(place: str) -> str:

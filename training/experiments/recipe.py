@@ -15,8 +15,9 @@ _ARM_KEYS = {"condition": str, "injection_mode": str, "operators": str, "conditi
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 # What may differ when an experiment is taken up again: where and how it runs, never what it is.
 FREE_KEYS = frozenset(
-    "output_dir data_root accelerate_config devices_per_step max_parallel only_arms only_seeds only_corpus only_report report plan "
-    "plan_device plan_devices plan_utilisation plan_price slurm slurm_partition slurm_options".split()
+    "output_dir data_root accelerate_config devices_per_step max_parallel only_arms only_seeds only_corpus "
+    "only_report report plan plan_device plan_devices plan_utilisation plan_price slurm slurm_partition "
+    "slurm_options".split()
 )
 
 

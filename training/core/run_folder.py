@@ -1,0 +1,18 @@
+"""The folder of a run: its name, and that one process at a time works in it."""
+
+from pathlib import Path
+
+from transformers import TrainingArguments
+
+from training.core.files import stay_alone_in
+from training.core.processes import do_on_main
+
+
+def take_run_folder(args: TrainingArguments, condition: str) -> None:
+    """Fill `{condition}` and `{seed}` into `output_dir`, and keep others out of that folder until this process ends.
+
+    An interrupted run may still be saving when it is started again; the second waits for the first. Raises
+    `ValueError` where the folder is a file.
+    """
+    args.output_dir = args.output_dir.replace("{condition}", condition).replace("{seed}", str(args.seed))
+    do_on_main(lambda: stay_alone_in(Path(args.output_dir)), args.distributed_state)
