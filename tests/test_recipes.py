@@ -22,6 +22,9 @@ from training.data.sources import Source
 from training.data.tinygsm.recipe import ConversionArguments
 from training.evals.eval_recipe import EvalArguments
 from training.evals.rewards import Rewards, RewardSettings
+from training.experiments.invariants import check_leakage
+from training.experiments.recipe import ExperimentArguments
+from training.experiments.steps import all_steps
 from training.pretrain import model_config
 from training.rl.prompts import open_sources
 
@@ -31,6 +34,8 @@ PRETRAINING = [path for path in RECIPES if path.stem in ("baseline", "mul_tokens
 CONVERSIONS = [path for path in RECIPES if path.stem.startswith("tinygsm")]
 FINE_TUNING = [path for path in RECIPES if path.stem.startswith("sft") and not path.stem.endswith("eval")]
 GRPO = [path for path in RECIPES if path.stem.startswith(("grpo", "beta_")) and not path.stem.endswith("eval")]
+EXPERIMENTS = [path for path in RECIPES if path.stem == "experiment"]
+PRETRAINING_OF_AN_EXPERIMENT = [path for path in RECIPES if path.stem == "pretrain"]
 EVALUATIONS = [path for path in RECIPES if path.stem.endswith("eval")]
 DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")), PROJECT / "recipes" / "README.md"]
 GROUPS = {
@@ -40,6 +45,7 @@ GROUPS = {
     "sft.py": [SftModelArguments, SftDataArguments, SftArguments],
     "grpo.py": [GrpoModelArguments, GrpoDataArguments, RewardArguments, GrpoArguments],
     "eval.py": [EvalArguments],
+    "experiment.py": [ExperimentArguments],
 }
 
 
@@ -48,7 +54,31 @@ def name(path: Path) -> str:
 
 
 def test_every_recipe_is_covered():
-    assert sorted([*CORPORA, *PRETRAINING, *FINE_TUNING, *GRPO, *EVALUATIONS, *CONVERSIONS]) == RECIPES
+    pretraining = [*PRETRAINING, *PRETRAINING_OF_AN_EXPERIMENT]
+    others = [*CORPORA, *FINE_TUNING, *GRPO, *EVALUATIONS, *CONVERSIONS, *EXPERIMENTS]
+    assert sorted([*pretraining, *others]) == RECIPES
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_experiment_recipe_parses_and_the_programs_take_what_it_gives_them(path, monkeypatch):
+    monkeypatch.chdir(PROJECT)  # recipes name recipes from there
+    (args,) = parse_recipe(GROUPS["experiment.py"], [str(path)])
+    assert check_leakage(args)
+    seen_steps = set()
+    for step in all_steps(args):
+        start = {"sft": ["--model_name_or_path", "RUN"], "grpo": ["--model_name_or_path", "RUN"]}
+        options = [*step.arguments, *start.get(step.program, [])]
+        if (step.program, step.recipe) in seen_steps:
+            continue
+        seen_steps.add((step.program, step.recipe))
+        parse_recipe(GROUPS[f"{step.program}.py"], [step.recipe, *options])
+
+
+@pytest.mark.parametrize("path", PRETRAINING_OF_AN_EXPERIMENT, ids=name)
+def test_pretraining_recipe_of_an_experiment_parses(path):
+    model_args, _, args = parse_recipe(GROUPS["pretrain.py"], [str(path)])
+    assert model_args.condition == "baseline"
+    share_of_step(args.total_batch_tokens, model_args.n_positions, args.per_device_train_batch_size, 1)
 
 
 @pytest.mark.parametrize("path", CORPORA, ids=name)

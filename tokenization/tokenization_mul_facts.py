@@ -50,8 +50,8 @@ _LOADING_KEYS = ("backend", "is_local", "local_files_only")
 # Plain text, each operator, right and wrong results, and the guards on both sides.
 _PROBES = (
     "Hello world<|endoftext|>", "6*9", "9 × 6", "2 x 3", "6*9=54", "6×9 = 54", "8x8=64", "6*9=55", "6*9=54.5", "2*3*4",
-    "6*6=4*9", "16*9", "6*9.5", "6*95", "8/2*3", "2*3^2", "6*\n9", "<MUL_6_9_54>", "<MUL_9_6_54>", "<MUL>", "in  2024: 1,234.5",
-    *(f"{fact.b}*{fact.a}" for fact in FACTS),
+    "6*6=4*9", "16*9", "6*9.5", "6*95", "8/2*3", "2*3^2", "6*\n9", "<MUL_6_9_54>", "<MUL_9_6_54>",
+    "<MUL>", "in  2024: 1,234.5", *(f"{fact.b}*{fact.a}" for fact in FACTS),
 )  # fmt: skip
 # What stands in the folder of an arm whose tokens no tokenizer.json can draw.
 _WARNING = (

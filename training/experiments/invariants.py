@@ -42,7 +42,7 @@ _ONLY_OF_PRETRAINING = ("initial_weights_sha256",)  # later stages begin from we
 
 def check_before(args: ExperimentArguments) -> list[Check]:
     """Check tokenizers, corpora and test items; the corpora are prepared by now."""
-    return [_vocabulary(args), *_documents(args), *_leakage(args)]
+    return [_vocabulary(args), *_documents(args), *check_leakage(args)]
 
 
 def check_after(args: ExperimentArguments) -> list[Check]:
@@ -92,7 +92,7 @@ def _documents(args: ExperimentArguments) -> list[Check]:
     return checks
 
 
-def _leakage(args: ExperimentArguments) -> list[Check]:
+def check_leakage(args: ExperimentArguments) -> list[Check]:
     """Check that whatever reads rows of text looks for the items of the evaluations that it could hold."""
     trained_on = {"the corpus": args.corpus} | {f"stage '{s.name}'": s.recipe for s in args.stages[1:]}
     changed = {f"stage '{stage.name}'": stage.set for stage in args.stages[1:]}
