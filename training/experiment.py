@@ -46,7 +46,9 @@ def main(args: ExperimentArguments) -> int:
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     facts = declare(args, folder)
-    if not args.only_report:
+    if args.only_report:
+        check(check_before, args, facts, folder)  # parts that were done one by one have looked at their own arms
+    else:
         runner = run_steps(args, facts, folder)
         if runner.failed:
             say(f"failed: {', '.join(runner.failed)}; mend what the logs say, and give the same command again")

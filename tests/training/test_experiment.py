@@ -1,0 +1,293 @@
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+import yaml
+
+from training.experiment import declare
+from training.experiments import runner as running
+from training.experiments import steps as steps_module
+from training.experiments.invariants import check_after, check_leakage
+from training.experiments.ledger import Ledger
+from training.experiments.recipe import ExperimentArguments
+from training.experiments.runner import Runner, Slot, find_slots
+from training.experiments.steps import Step, all_steps
+
+PROGRAM = """
+import pathlib, signal, sys, time
+recipe, *arguments = sys.argv[1:]
+folder = pathlib.Path(arguments[arguments.index("--output_dir") + 1])
+what = pathlib.Path(recipe).read_text()
+if "fail" in what:
+    sys.exit("error: this cannot work")
+if "wait" in what:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    (folder.parent / "is_waiting").touch()
+    time.sleep(60)
+(folder / "baseline").mkdir(parents=True)
+(folder / "baseline" / "manifest.json").write_text("{}")
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Give the keys of a small experiment whose recipes lie in a folder."""
+    evaluation = {"name": "check", "tasks": [{"task": "word_problems", "path": "test.jsonl"}]}
+    recipes = {
+        "corpus": {"sources": [{"synthetic": "drills"}]},
+        "pretrain": {},
+        "sft": {"datasets": [{"path": "train.jsonl"}], "decontaminate": [{"path": "test.jsonl"}]},
+        "eval": evaluation,
+    }
+    for name, keys in recipes.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(keys))
+    endpoint = {"name": "right", "stage": "sft", "eval": "check", "task": "word_problems", "value": "right"}
+    return {
+        "seeds": [0, 1],
+        "arms": {"baseline": {}, "mul_tokens": {}},
+        "corpus": str(tmp_path / "corpus.yaml"),
+        "stages": [
+            {"name": "pretrain", "program": "pretrain", "recipe": str(tmp_path / "pretrain.yaml")},
+            {"name": "sft", "program": "sft", "recipe": str(tmp_path / "sft.yaml")},
+        ],
+        "evals": [{"recipe": str(tmp_path / "eval.yaml"), "stages": ["sft"]}],
+        "comparisons": [["baseline", "mul_tokens"]],
+        "primary": endpoint,
+        "output_dir": str(tmp_path / "experiment"),
+    }
+
+
+@pytest.fixture
+def make_runner(tmp_path, monkeypatch, recipe):
+    """Give a runner of stand-in programs, and steps for it."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "prepare_data.py").write_text(PROGRAM)
+    monkeypatch.setattr(steps_module, "PROGRAMS", programs)
+    monkeypatch.setattr(running, "PROGRAMS", programs)
+    args = ExperimentArguments(**recipe)
+    (tmp_path / "experiment").mkdir()
+
+    def make(**behaviour):
+        said = []
+        steps = []
+        for name, what in behaviour.items():
+            file = tmp_path / f"{name}.what"
+            file.write_text(what)
+            run = tmp_path / "out" / name
+            needs = ("first",) if name == "second" else ()
+            steps.append(Step(name, "prepare_data", str(file), ("--output_dir", str(run)), needs, run))
+        (tmp_path / "out").mkdir(exist_ok=True)
+        slots = [Slot((min(os.sched_getaffinity(0)),), is_gpu=False)]
+        return Runner(args, Ledger(tmp_path / "experiment"), slots, said.append), steps, said
+
+    return make
+
+
+def test_each_step_waits_for_what_it_starts_from(recipe):
+    steps = all_steps(ExperimentArguments(**recipe))
+    places = {step.name: place for place, step in enumerate(steps)}
+    assert len(steps) == 1 + 2 * 2 * 3
+    for step in steps:
+        assert all(places[need] < places[step.name] for need in step.needs)
+    assert [step.needs for step in steps if step.name == "mul_tokens-s1/sft/evals/check"] == [("mul_tokens-s1/sft",)]
+
+
+def test_arms_of_one_injection_and_dose_share_a_corpus(recipe):
+    arms = {
+        "baseline": {},
+        "mul_tokens": {},
+        "strict": {"condition": "mul_tokens", "injection_mode": "strict"},
+        "half_facts": {"condition_seed": "seed"},
+        "more": {"condition": "mul_tokens", "dose": 1e-2},
+    }
+    corpora = [step for step in all_steps(ExperimentArguments(**recipe | {"arms": arms})) if not step.needs]
+    conditions = {
+        step.name: [word for word in step.arguments if word in ("baseline", "mul_tokens", "half_facts")]
+        for step in corpora
+    }
+    assert conditions == {
+        "corpus/weak": ["baseline", "half_facts", "mul_tokens"],
+        "corpus/strict": ["mul_tokens"],
+        "corpus/weak-dose0.01": ["mul_tokens"],
+        "corpus/weak-seed1": ["half_facts"],
+    }
+
+
+def test_a_part_of_the_arms_and_seeds_can_be_done_alone(recipe):
+    steps = all_steps(ExperimentArguments(**recipe, only_arms=["mul_tokens"], only_seeds=[1]))
+    assert {step.name.split("/")[0] for step in steps} == {"corpus", "mul_tokens-s1"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seeds": [0, 0]}, "list each seed once"),
+        ({"arms": {"baseline": {}}}, "compares at least two"),
+        ({"arms": {"baseline": {}, "mul": {}}}, "condition must be one of"),
+        ({"arms": {"baseline": {}, "mul_tokens": {"mode": "weak"}}}, "unknown keys ['mode']"),
+        ({"comparisons": [["baseline", "opaque"]]}, "give pairs of two of the arms"),
+        ({"comparisons": []}, "comparisons is empty"),
+        ({"alpha": 5}, "alpha is 5"),
+        ({"stages": []}, "stages is empty"),
+        ({"corpus": None}, "corpus is not set"),
+        ({"only_seeds": [7]}, "only_seeds has 7"),
+    ],
+)
+def test_recipe_that_makes_no_sense_is_refused(recipe, changed, message):
+    with pytest.raises(ValueError) as error:
+        ExperimentArguments(**recipe | changed)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("stage", "pretrain", "which is not made"),
+        ("task", "probes", "is of task 'probes'"),
+        ("margin", -0.1, "it is above zero"),
+        ("colour", "red", "unknown keys ['colour']"),
+    ],
+)
+def test_endpoint_that_nothing_measures_is_refused(recipe, key, value, message):
+    with pytest.raises(ValueError) as error:
+        ExperimentArguments(**recipe | {"primary": recipe["primary"] | {key: value}})
+    assert message in str(error.value)
+
+
+def test_a_declared_experiment_is_not_changed(recipe, tmp_path):
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    declared = declare(ExperimentArguments(**recipe), folder)
+    again = declare(ExperimentArguments(**recipe, only_seeds=[0], devices_per_step=4), folder)
+    assert again == declared
+    with pytest.raises(ValueError, match="declared with another alpha: 0.05, and now 0.1"):
+        declare(ExperimentArguments(**recipe, alpha=0.1), folder)
+
+
+def test_finished_steps_are_not_run_again_unless_their_recipe_changes(make_runner, tmp_path):
+    runner, steps, _ = make_runner(first="", second="")
+    with runner:
+        runner.run(steps)
+    assert [(row["step"], row["status"]) for row in runner.ledger.rows] == [
+        ("first", "finished"),
+        ("second", "finished"),
+    ]
+    runner, steps, _ = make_runner(first="", second="")
+    assert all(runner.is_finished(step) for step in steps)
+    _, changed, _ = make_runner(first="other", second="")
+    assert [runner.is_finished(step) for step in changed] == [False, True]
+
+
+def test_a_step_whose_results_are_gone_is_run_again(make_runner, tmp_path):
+    runner, steps, _ = make_runner(first="")
+    with runner:
+        runner.run(steps)
+    (steps[0].run / "baseline" / "manifest.json").unlink()
+    assert not runner.is_finished(steps[0])
+
+
+def test_a_failure_is_told_and_keeps_only_what_needs_it_from_running(make_runner):
+    runner, steps, said = make_runner(first="fail", second="", third="")
+    with runner:
+        runner.run(steps)
+    assert runner.failed == ["first", "second"] and runner.exit_code == 1
+    assert {row["step"]: row["status"] for row in runner.ledger.rows} == {"first": "failed", "third": "finished"}
+    assert "this cannot work" in "\n".join(said)
+
+
+def test_a_signal_stops_programs_and_steps_and_the_next_start_goes_on(make_runner, tmp_path):
+    runner, steps, _ = make_runner(first="wait", second="")
+
+    def stop():
+        while not (tmp_path / "out" / "is_waiting").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with runner:
+        thread = threading.Thread(target=stop)
+        thread.start()
+        runner.run(steps)
+        thread.join()
+    assert runner.exit_code == 75
+    assert [(row["step"], row["status"]) for row in runner.ledger.rows] == [("first", "interrupted")]
+    runner, steps, _ = make_runner(first="", second="")
+    with runner:
+        runner.run(steps)
+    assert [row["attempt"] for row in runner.ledger.rows] == [1, 2, 1] and runner.exit_code == 0
+
+
+def test_the_ledger_survives_a_process_that_died_in_its_line(tmp_path):
+    (tmp_path / "ledger.jsonl").write_text(
+        '{"step": "a", "status": "finished", "fingerprint": "1"}\n{"step": "b", "st'
+    )
+    ledger = Ledger(tmp_path)
+    assert ledger.has_finished("a", "1") and not ledger.has_finished("a", "2") and ledger.attempts("b") == 0
+    ledger.add({"step": "b", "status": "finished", "fingerprint": "1"})
+    assert Ledger(tmp_path).has_finished("b", "1")
+
+
+def test_more_devices_than_there_are_for_a_step_are_refused(recipe):
+    args = ExperimentArguments(**recipe, devices_per_step=3)
+    assert [slot.devices for slot in find_slots(args, gpus=8)] == [(0, 1, 2), (3, 4, 5)]
+    with pytest.raises(ValueError, match="devices_per_step is 3, but this machine has 2 GPUs"):
+        find_slots(args, gpus=2)
+
+
+def test_a_step_on_gpus_sees_those_that_a_scheduler_gave(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert Slot((2, 3), is_gpu=True).environment()["CUDA_VISIBLE_DEVICES"] == "6,7"
+
+
+def test_items_that_a_stage_does_not_look_for_are_an_error(recipe, tmp_path):
+    args = ExperimentArguments(**recipe)
+    assert [check["detail"] for check in check_leakage(args)] == [
+        "looked for: none could be",
+        "looked for: word_problems",
+    ]
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump({"datasets": [{"path": "train.jsonl"}]}))
+    with pytest.raises(ValueError, match="measures test.jsonl, which stage 'sft'"):
+        check_leakage(args)
+
+
+def write_run(args, arm, seed, stage="pretrain", **facts):
+    folder = args.run_dir(arm, seed, stage)
+    folder.mkdir(parents=True)
+    facts = {"recipe": {"max_steps": 3, "condition": arm}, "initial_weights_sha256": f"weights {seed}"} | facts
+    (folder / "run.json").write_text(json.dumps(facts))
+
+
+def test_runs_that_differ_in_the_arm_alone_pass(recipe):
+    args = ExperimentArguments(**recipe)
+    for seed in args.seeds:
+        for arm in args.arms:
+            write_run(args, arm.name, seed)
+    checks = check_after(args)
+    assert [check["name"] for check in checks] == ["pretrain, seed 0", "pretrain, seed 1"]
+    assert all(check["passed"] for check in checks)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"initial_weights_sha256": "other"}, "initial_weights_sha256 of pretrain, seed 0 is 'weights 0' in baseline"),
+        ({"recipe": {"max_steps": 4}}, "max_steps of pretrain, seed 0 is 3 in baseline and 4 in mul_tokens"),
+    ],
+)
+def test_runs_that_differ_in_more_than_the_arm_are_an_error_with_both_values(recipe, facts, message):
+    args = ExperimentArguments(**recipe)
+    write_run(args, "baseline", 0)
+    write_run(args, "mul_tokens", 0, **facts)
+    with pytest.raises(ValueError) as error:
+        check_after(args)
+    assert message in str(error.value)
+
+
+def test_every_key_of_a_recipe_is_either_declared_or_free(recipe):
+    args = ExperimentArguments(**recipe)
+    assert set(args.declared()) < {field.name for field in dataclasses.fields(args)}
+    assert {"seeds", "arms", "primary", "alpha", "comparisons"} <= set(args.declared())
