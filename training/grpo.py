@@ -33,7 +33,7 @@ from training.core.grpo_recipe import GrpoArguments, GrpoDataArguments, GrpoMode
 from training.core.processes import do_on_main
 from training.core.provenance import sha256_of_weights
 from training.core.recipe import resolved, run_program
-from training.core.run_folder import take_run_folder
+from training.core.run_folder import name_run_folder, take_run_folder
 from training.evals.reply_measures import seed_of
 from training.evals.rewards import Rewards, RewardSettings, maximum_of_wrong, minimum_of_right
 from training.evals.subject import load_subject
@@ -72,7 +72,7 @@ def main(
     model, tokenizer = subject.model, subject.tokenizer
     tokenizer.chat_template = CHAT_TEMPLATE  # the format of the prompts, also where a stock model came with another
     condition = subject.condition or "stock"
-    take_run_folder(args, condition)
+    name_run_folder(args, condition)
     args.gradient_accumulation_steps = accumulation_steps(
         args.total_batch_items, args.per_device_train_batch_size, args.world_size
     )
@@ -91,6 +91,7 @@ def main(
             "steps that train on one generation batch; change it"
         )
     folder = Path(args.output_dir)
+    take_run_folder(args)
     do_on_main(
         lambda: prepare_prompts(data_args, folder / "prompts", longest, args.data_seed, subject.prompt),
         args.distributed_state,

@@ -24,7 +24,7 @@ from training.core.pretrain_recipe import FREE_KEYS, DataArguments, ModelArgumen
 from training.core.processes import do_on_main
 from training.core.provenance import sha256_of_weights
 from training.core.recipe import parse_recipe, resolved, run_program
-from training.core.run_folder import take_run_folder
+from training.core.run_folder import name_run_folder
 from training.core.tracking import Throughput
 from training.data.corpus import prepare_corpus
 from training.data.corpus_recipe import CorpusArguments, PreparationArguments
@@ -39,7 +39,7 @@ def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArg
     check_one_device(args.n_gpu)
     disable_progress_bar()  # "Writing model shards" at every checkpoint
     initialize_deepspeed_on_cpu()
-    take_run_folder(args, model_args.condition)
+    name_run_folder(args, model_args.condition)
     args.run_name = f"{model_args.condition}-s{args.seed}"
     args.gradient_accumulation_steps = share_of_step(
         args.total_batch_tokens, model_args.n_positions, args.per_device_train_batch_size, args.world_size

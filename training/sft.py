@@ -26,7 +26,7 @@ from training.core.lora import load_adapter, lora_config, merged_model, save_mer
 from training.core.processes import do_on_main
 from training.core.provenance import sha256_of_weights
 from training.core.recipe import resolved, run_program
-from training.core.run_folder import take_run_folder
+from training.core.run_folder import name_run_folder, take_run_folder
 from training.core.sft_recipe import FREE_KEYS, SftArguments, SftDataArguments, SftModelArguments
 from training.core.tracking import Throughput
 from training.core.trl_trainer import TrlTrainerMixin
@@ -49,7 +49,7 @@ def main(model_args: SftModelArguments, data_args: SftDataArguments, args: SftAr
     model, tokenizer = subject.model, subject.tokenizer
     tokenizer.chat_template = CHAT_TEMPLATE  # the format of the rows, also where a stock model came with another
     condition = subject.condition or "stock"
-    take_run_folder(args, condition)
+    name_run_folder(args, condition)
     args.gradient_accumulation_steps = accumulation_steps(
         args.total_batch_items, args.per_device_train_batch_size, args.world_size
     )
@@ -61,6 +61,7 @@ def main(model_args: SftModelArguments, data_args: SftDataArguments, args: SftAr
         raise ValueError(f"max_length is {max_length}, and the model's context {subject.context}; lower max_length")
     folder = Path(args.output_dir) / "rows"
     seed = args.data_seed
+    take_run_folder(args)
     do_on_main(lambda: prepare_rows(data_args, tokenizer, folder, max_length, seed), args.distributed_state)
     rows = open_rows(folder)
     order = TrainingOrder(

@@ -70,7 +70,7 @@ def _lock(folder: Path, report: Callable[[str], None]) -> IO[str]:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir '{folder}' is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / ".lock", "w")  # noqa: SIM115 - open as long as it is held
+    lock = open(folder / ".lock", "a")  # noqa: SIM115 - open as long as it is held
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -31,6 +31,7 @@ from training.core.interruption import StopOnSignal, leave_signals_to_the_main_p
 from training.core.model_card import write_model_card
 from training.core.processes import agree
 from training.core.provenance import check_same_run, write_run_file
+from training.core.run_folder import take_run_folder
 from training.core.tracking import METRICS_FILE, ConsoleLog, MetricsFile, Throughput, read_metrics
 
 
@@ -130,6 +131,7 @@ class TrustworthyTrainerMixin:
         `free_keys` of the recipe. description: the line for people at the start.
         """
         self.facts = facts
+        take_run_folder(self.args)
         checkpoint, args = self.find_checkpoint(), self.args
         if checkpoint is not None or any(self.run_dir.glob(f"{DAMAGED}*")):
             check_same_run(self.run_dir, facts, free_keys)
