@@ -49,6 +49,11 @@ def main(model_args: SftModelArguments, data_args: SftDataArguments, args: SftAr
     model, tokenizer = subject.model, subject.tokenizer
     tokenizer.chat_template = CHAT_TEMPLATE  # the format of the rows, also where a stock model came with another
     condition = subject.condition or "stock"
+    if condition == "digit_numbers":
+        raise ValueError(
+            f"'{model_args.model_name_or_path}' is of the condition digit_numbers, whose rows have more tokens than "
+            "the plain ones by which rows are cut and packed in all arms; pretrain and evaluate this arm only"
+        )
     name_run_folder(args, condition)
     args.gradient_accumulation_steps = accumulation_steps(
         args.total_batch_items, args.per_device_train_batch_size, args.world_size

@@ -206,3 +206,12 @@ def test_output_dir_that_is_a_file_is_refused(tune, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file"):
         tune("--output_dir", tmp_path / "file")
+
+
+def test_digits_on_their_own_are_refused_by_name(tmp_path):
+    start = save_start(tmp_path, "digit_numbers")
+    rows = write_rows(tmp_path / "rows.jsonl", [{"messages": messages} for messages in CONVERSATIONS])
+    with pytest.raises(ValueError, match="is of the condition digit_numbers"):
+        paths = ("--model_name_or_path", start, "--output_dir", tmp_path / "run")
+        run_recipe(*paths, "--datasets", rows_of(rows), *SHORT)
+    assert not (tmp_path / "run").exists()
