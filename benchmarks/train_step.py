@@ -1,190 +1,202 @@
-"""Compare this project's training step with a step of plain Transformers, interleaved in one run.
+"""Compare this project's pretraining step with its peers', interleaved in one run.
 
-    python benchmarks/train_step.py --scale small
-    python benchmarks/train_step.py --scale 124m --rounds 15 --threads 2
-    python benchmarks/train_step.py --scale 124m --device cuda --batch_size 32 --sequence_length 1024 --compile
+    python benchmarks/train_step.py
+    python benchmarks/train_step.py --accumulation 4
+    python benchmarks/train_step.py --batch_size 1 --sequence_length 1024 --rounds 7
+    python benchmarks/train_step.py --n_layer 6 --n_head 6 --n_embd 192 --batch_size 8
+    python benchmarks/train_step.py --device cuda --batch_size 64 --sequence_length 1024 --accumulation 8 --compile
 
-The variants share weights, batch and hyper-parameters, and each does forward, backward, clipping and AdamW:
-
-- ours: `DomainGPT2ForCausalLM`, bf16 autocast over fp32 weights, fused AdamW with decay on matrices only, and on a CPU
-  glibc's allocator told to keep its memory;
-- stock: `GPT2LMHeadModel` without dropout, fp32, `torch.optim.AdamW` as it comes;
-- stock_bf16: the same with bf16 autocast and fused AdamW;
-- with `--compile`, ours and stock_bf16 also under `torch.compile`.
+The model has 124M parameters unless other sizes are given. Ours is `training/pretrain.py` with the recipe
+`gpt2_124m/baseline.yaml`, its log lines and callbacks included; `trainer` and `trainer_bf16` are Transformers' Trainer
+around `GPT2LMHeadModel`; `build_nanogpt` and `nanogpt` are the loops of these repositories, written anew
+(`nanogpt_step.py`). All have the same initial weights, read the same windows of the same corpus, and take the same
+loss and hyper-parameters: the losses of the first steps have to agree. With `--compile` our model is
+compiled; a peer is where it is asked for by name, such as `--peers build_nanogpt build_nanogpt_compiled`.
 
 Each variant lives in a process of its own, so that allocator and peak memory are its own, and steps only when it is
 told to, while the others wait: A B C A B C ... A ratio compares two steps of the same round, so that a machine that
-slows down slows both. The Trainer around the step is left out: its overhead is the same for every model.
+slows down slows both. The floor is what the machine's own matrix products and memory allow, measured in the same run
+in the dtype of the variant's matrix products.
 
-Prints a table, and writes `runs/benchmarks/train_step-<scale>-<device>.json` with every time, the device and versions.
+Prints a table, and writes every time, with the device and versions, as JSON.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
+import numpy as np
 import torch
-from transformers import GPT2LMHeadModel
+from gated_training import keep_to_cores
+from machine_limits import Limits, measure_limits, parameters
+from train_step_variants import COMPILED_PEERS, LEVERS, PEERS, Work, work
 from transformers.utils import logging
 from workers import at_least_two, order, start_worker
 
-from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
-from training.core.device import device_name, peak_memory_gib, set_cpu_threads, tune_allocator
+from modeling import DomainGPT2ForCausalLM
+from tokenization import MulFactTokenizer
+from training.core.device import device_name, set_cpu_threads
+from training.core.pretrain_recipe import ModelArguments
 from training.core.provenance import environment
+from training.data.corpus import prepare_corpus
+from training.data.corpus_recipe import CorpusArguments
+from training.data.packing import PackedDocuments
+from training.data.shards import Corpus
+from training.pretrain import model_config
 
-# Batch size, and what differs from the 124M model; batches of 512 and 2048 tokens keep a CPU step in seconds.
-SCALES = {
-    "small": (8, {"n_layer": 6, "n_head": 6, "n_embd": 192, "n_positions": 256}),
-    "124m": (2, {}),
-}
-SEQUENCE_LENGTH = 256
-HYPER_PARAMETERS = {"lr": 6e-4, "betas": (0.9, 0.95), "eps": 1e-8}
-WEIGHT_DECAY = 0.1
 WARM_UP_STEPS = 3
+IN_FP32_ON_A_CPU = ("nanogpt", "trainer")
+# Rounding differs between bf16 and fp32, and nanoGPT's GELU from GPT-2's; other batches would differ by a tenth.
+LARGEST_DIFFERENCE_OF_LOSSES = 0.02
 
 
 def main(options: argparse.Namespace) -> None:
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # for the workers, and for the name of the device
+    keep_to_cores(options.threads)
+    set_cpu_threads()
     logging.disable_progress_bar()
-    default_batch_size, dimensions = SCALES[options.scale]
-    batch_size = options.batch_size or default_batch_size
-    config = DomainGPT2Config(**dimensions)
-    names = ["ours", "stock", "stock_bf16"] + (["ours_compiled", "stock_bf16_compiled"] if options.compile else [])
-
-    with tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        DomainGPT2ForCausalLM(config).save_pretrained(folder)
-        batch = torch.randint(0, config.vocab_size, (batch_size, options.sequence_length))
-        workers = {name: start_worker(work, name, folder, batch, options.device, options.threads) for name in names}
-        first_losses = {name: warm_up(worker) for name, worker in workers.items()}
+    names = ["ours", *options.levers, *options.peers]
+    tokens = options.batch_size * options.sequence_length * options.accumulation
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        sizes = {key: getattr(options, key) for key in ("n_layer", "n_head", "n_embd")}
+        config = model_config(ModelArguments(**sizes, n_positions=options.sequence_length))
+        prepare(folder, config, options)
+        limits = measure_limits(options.device)
+        shared = Work(
+            folder, options.batch_size, options.sequence_length, options.accumulation, options.device, options.compile
+        )
+        workers = {name: start_worker(work, name, shared) for name in names}
+        losses = {name: [order(worker, "step")[0] for _ in range(WARM_UP_STEPS)] for name, worker in workers.items()}
+        check_losses(losses)
         load_before = os.getloadavg()
         rounds = []
         for number in range(options.rounds):
-            rounds.append({name: order(worker, "step")[1] for name, worker in workers.items()})
-            print(
-                f"round {number + 1}:", *(f"{name} {seconds:.3f} s" for name, seconds in rounds[-1].items()), sep="  "
-            )
+            rounds.append({name: order(worker, "step")[1:] for name, worker in workers.items()})
+            times = (f"{name} {wall:.3f} s" for name, (wall, _) in rounds[-1].items())
+            print(f"round {number + 1}:", *times, sep="  ", flush=True)
         peaks = {name: order(worker, "stop") for name, worker in workers.items()}
 
-    report = summarize(rounds, first_losses, peaks, batch.numel(), config.flops_per_token(options.sequence_length))
-    report |= {
-        "environment": environment(device_name()),
-        "settings": vars(options) | {"batch_size": batch_size, "load_average": [load_before, os.getloadavg()]},
+    floors = {
+        name: limits.floor_seconds(config, tokens, options.sequence_length, dtype_of(name, options.device))
+        for name in names
     }
-    print_table(report)
-    path = options.output or Path("runs/benchmarks") / f"train_step-{options.scale}-{options.device}.json"
+    report = {
+        "variants": {
+            name: summarize(
+                name, rounds, losses, peaks, floors, tokens, config.flops_per_token(options.sequence_length)
+            )
+            for name in names
+        },
+        "limits": dataclasses.asdict(limits),
+        "parameters": parameters(config),
+        "environment": environment(device_name()),
+        "settings": vars(options) | {"load_average": [load_before, os.getloadavg()]},
+    }
+    print_table(report, limits)
+    path = options.json or Path("runs/benchmarks") / f"train_step-{options.device}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
     print(f"\nwrote {path}")
 
 
-def warm_up(worker) -> float:
-    """Take the first steps, in which memory is allocated and code compiled, and return the loss of the very first."""
-    losses = [order(worker, "step")[0] for _ in range(WARM_UP_STEPS)]
-    return losses[0]
+def prepare(folder: Path, config, options: argparse.Namespace) -> None:
+    """Write the corpus, its windows, and the weights that the pretraining program begins with."""
+    sources = [{"synthetic": "tables", "documents": 400}, {"synthetic": "word_problems", "documents": 2000}]
+    recipe = CorpusArguments(
+        output_dir=str(folder / "corpus"), sources=sources, validation_synthetic=True, validation_fraction=0.02
+    )
+    prepare_corpus(recipe, report=lambda line: None)
+    tokenizer = MulFactTokenizer.build("baseline")
+    tokenizer.model_max_length = options.sequence_length
+    corpus = Corpus(folder / "corpus" / "baseline", tokenizer)
+    windows = PackedDocuments(corpus.train, options.sequence_length, 10**9, data_seed=0)
+    count = min(len(windows), windows.epoch_tokens // options.sequence_length)
+    rows = [torch.cat([w["input_ids"], w["shift_labels"][-1:]]) for w in (windows[i] for i in range(count))]
+    np.save(folder / "windows.npy", torch.stack(rows).numpy().astype(np.uint16))
+    torch.manual_seed(0)
+    DomainGPT2ForCausalLM(config).save_pretrained(folder / "model")
 
 
-def work(pipe, name: str, folder: str, batch: torch.Tensor, device: str, threads: int | None) -> None:
-    """Serve one variant: each "step" answers with loss and seconds, "stop" with the peak memory in GiB."""
-    logging.disable_progress_bar()
-    step = prepare_step(name, folder, batch, device, threads)
-    while pipe.recv() == "step":
-        start = time.perf_counter()
-        loss = step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-        pipe.send((loss.item(), seconds))
-    pipe.send(peak_memory_gib())
+def check_losses(losses: dict[str, list[float]]) -> None:
+    """Stop if the variants do not take the same steps."""
+    for name, values in losses.items():
+        differences = [abs(theirs - ours) for theirs, ours in zip(values, losses["ours"], strict=True)]
+        if max(differences) > LARGEST_DIFFERENCE_OF_LOSSES:
+            raise SystemExit(f"{name} does not train as ours does: losses {values} against {losses['ours']}")
 
 
-def prepare_step(name: str, folder: str, batch: torch.Tensor, device: str, threads: int | None):
-    """Set up this process for one variant and return the function that takes one step and returns its loss."""
-    ours = name.startswith("ours")
-    if ours and device == "cpu":
-        tune_allocator()
-    if threads is None:
-        set_cpu_threads()
-    else:
-        torch.set_num_threads(threads)
-
-    model_class = DomainGPT2ForCausalLM if ours else GPT2LMHeadModel
-    model = model_class.from_pretrained(folder).to(device).train()
-    if ours:
-        groups = [
-            {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
-            {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, **HYPER_PARAMETERS, fused=True)
-    else:
-        fused = True if name.startswith("stock_bf16") else None
-        optimizer = torch.optim.AdamW(model.parameters(), **HYPER_PARAMETERS, weight_decay=WEIGHT_DECAY, fused=fused)
-    forward = torch.compile(model) if name.endswith("compiled") else model
-    batch = batch.to(device)
-
-    def step() -> torch.Tensor:
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=name != "stock"):
-            loss = forward(input_ids=batch, labels=batch).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
-
-    return step
+def dtype_of(name: str, device: str) -> str:
+    name = name.removesuffix("_compiled")
+    return "fp32" if name == "trainer" or (name in IN_FP32_ON_A_CPU and device == "cpu") else "bf16"
 
 
-def summarize(rounds, first_losses, peaks, tokens: int, flops_per_token: int) -> dict:
-    """Reduce the rounds to one entry per variant; a ratio is a variant's time over ours in the same round."""
-    variants = {}
-    for name, first_loss in first_losses.items():
-        seconds = [times[name] for times in rounds]
-        median = statistics.median(seconds)
-        ratios = [times[name] / times["ours"] for times in rounds]
-        variants[name] = {
-            "seconds": seconds,
-            "median_seconds": median,
-            "tokens_per_second": tokens / median,
-            "flops_per_second": tokens * flops_per_token / median,
-            "time_over_ours_quartiles": statistics.quantiles(ratios, n=4, method="inclusive"),
-            "best_time_over_best_of_ours": min(seconds) / min(times["ours"] for times in rounds),
-            "peak_memory_gib": peaks[name],
-            "first_loss": first_loss,
-        }
-    return {"variants": variants}
+def summarize(name, rounds, losses, peaks, floors, tokens: int, flops: int) -> dict:
+    """Reduce the rounds to one variant's figures; a ratio is a variant's time over ours in the same round."""
+    wall, cpu = zip(*(times[name] for times in rounds), strict=True)
+    median, best = statistics.median(wall), min(wall)
+    ratios = [times[name][0] / times["ours"][0] for times in rounds]
+    return {
+        "seconds": wall,
+        "cpu_seconds": cpu,
+        "median_seconds": median,
+        "tokens_per_second": tokens / median,
+        "flops_per_second": flops / median,
+        "time_over_ours": ratios,
+        "time_over_ours_quartiles": statistics.quantiles(ratios, n=4, method="inclusive"),
+        "best_time_over_best_of_ours": best / min(times["ours"][0] for times in rounds),
+        "cpu_time_over_ours": statistics.median(times[name][1] / times["ours"][1] for times in rounds),
+        "share_of_floor": floors[name] / median,
+        "share_of_floor_at_best": floors[name] / best,
+        "peak_memory_gib": peaks[name],
+        "first_losses": losses[name],
+    }
 
 
-def print_table(report: dict) -> None:
-    columns = ("variant", "s/step", "tokens/s", "GFLOP/s", "time / ours (IQR)", "by best", "peak GiB", "first loss")
-    layout = "{:<20} {:>8} {:>9} {:>9} {:>20} {:>8} {:>9} {:>11}"
-    print("\n" + layout.format(*columns))
+def print_table(report: dict, limits: Limits) -> None:
+    print(
+        f"\nlimits of this machine: {limits.bf16 / 1e9:,.0f} GFLOP/s in bf16, {limits.fp32 / 1e9:,.0f} in fp32, "
+        f"{limits.memory / 1e9:.1f} GB/s"
+    )
+    columns = ("variant", "s/step", "tokens/s", "time / ours (IQR)", "best", "CPU", "floor", "peak GiB", "first loss")
+    layout = "{:<14} {:>8} {:>9} {:>20} {:>6} {:>6} {:>7} {:>9} {:>11}"
+    print(layout.format(*columns))
     for name, variant in report["variants"].items():
         low, median, high = variant["time_over_ours_quartiles"]
         cells = (
             f"{variant['median_seconds']:.3f}",
-            f"{variant['tokens_per_second']:.0f}",
-            f"{variant['flops_per_second'] / 1e9:.0f}",
+            f"{variant['tokens_per_second']:,.0f}",
             f"{median:.2f} ({low:.2f}-{high:.2f})",
             f"{variant['best_time_over_best_of_ours']:.2f}",
+            f"{variant['cpu_time_over_ours']:.2f}",
+            f"{variant['share_of_floor']:.0%}",
             f"{variant['peak_memory_gib']:.2f}",
-            f"{variant['first_loss']:.4f}",
+            f"{variant['first_losses'][0]:.4f}",
         )
         print(layout.format(name, *cells))
+    meanings = PEERS | COMPILED_PEERS | {name: " ".join(keys) for name, keys in LEVERS.items()}
+    print("\n".join(f"{name}: {meanings[name]}" for name in report["variants"] if name in meanings))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", choices=SCALES, default="small")
+    parser.add_argument("--peers", nargs="*", choices=[*PEERS, *COMPILED_PEERS], default=list(PEERS))
+    parser.add_argument("--levers", nargs="*", choices=LEVERS, default=[], help="ours with other keys of the recipe")
+    for key, value in {"n_layer": 12, "n_head": 12, "n_embd": 768}.items():
+        parser.add_argument(f"--{key}", type=int, default=value, help=f"default: {value}")
+    parser.add_argument("--batch_size", type=int, default=2, help="sequences of a micro-batch; default: 2")
+    parser.add_argument("--sequence_length", type=int, default=256)
+    parser.add_argument("--accumulation", type=int, default=1, help="micro-batches of a step; default: 1")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=at_least_two, default=9)
-    parser.add_argument("--threads", type=int, help="CPU threads of each worker; default: all cores")
-    parser.add_argument("--batch_size", type=int, help="sequences per step; default: 8 (small), 2 (124m)")
-    parser.add_argument("--sequence_length", type=int, default=SEQUENCE_LENGTH)
-    parser.add_argument("--compile", action="store_true", help="add the variants under torch.compile")
-    parser.add_argument("--output", type=Path, help="where to write the JSON")
+    parser.add_argument("--threads", type=int, help="cores for each variant; default: all")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile our model; peers have names of their own for it"
+    )
+    parser.add_argument("--json", type=Path, help="where to write every number")
     main(parser.parse_args())

@@ -11,6 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from modeling.configuration_domain_gpt2 import DomainGPT2Config
+from modeling.head_loss import HeadLoss
 
 HEAD_MULTIPLE = 128
 
@@ -22,12 +23,19 @@ class ResidualProjection(Conv1D):
 class TokenHead(nn.Linear):
     """Project hidden states to one logit per token of the vocabulary."""
 
-    def forward(self, hidden_states: torch.Tensor, padded: bool = False) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, padded: bool = False, loss_of: tuple | None = None) -> torch.Tensor:
         """Return logits (..., V), or with `padded` (..., V rounded up to 128) whose extra columns are -inf.
 
         50,349 is odd, so the rows of unpadded half-precision logits are not aligned, which GPU kernels need to run at
         full speed. Columns at -inf have probability 0 and gradient 0: a loss over them is the loss over V.
+
+        loss_of: labels (...), divisor and rows; return `HeadLoss` of them instead, from here and not from the model so
+        that engines that shard the weight have it whole.
         """
+        if loss_of is not None:
+            labels, divisor, rows = loss_of
+            flat = hidden_states.reshape(-1, hidden_states.shape[-1])
+            return HeadLoss.apply(flat, self.weight, labels.reshape(-1), divisor, rows, HEAD_MULTIPLE)
         extra = -self.weight.shape[0] % HEAD_MULTIPLE
         if not padded or extra == 0:
             return super().forward(hidden_states)

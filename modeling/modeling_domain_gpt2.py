@@ -4,6 +4,7 @@ import math
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -15,6 +16,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from modeling.configuration_domain_gpt2 import DomainGPT2Config
+from modeling.head_loss import IGNORED
 from modeling.layers import DomainGPT2Attention, DomainGPT2Block, ResidualProjection, TokenHead
 from modeling.positions import check_length, check_position_ids, default_positions, same_document
 
@@ -167,6 +169,7 @@ class DomainGPT2ForCausalLM(DomainGPT2PreTrainedModel, GenerationMixin):
         num_items_in_batch: torch.Tensor | int | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        loss_rows: int | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         """Return logits (B, T, V), and the loss if `labels` or `shift_labels` are given.
@@ -179,9 +182,15 @@ class DomainGPT2ForCausalLM(DomainGPT2PreTrainedModel, GenerationMixin):
 
         `logits_to_keep` computes only the last so many logits, or those at the given positions.
 
-        Raises ValueError if labels come with `logits_to_keep`, or if a position is not below `n_positions`.
+        `loss_rows` returns the loss without logits, of which so many rows are held at a time: less memory, and on a
+        CPU less time (see `HeadLoss`).
+
+        Raises ValueError if labels come with `logits_to_keep`, if `loss_rows` comes without labels or is below 1, or
+        if a position is not below `n_positions`.
         """
         with_loss = labels is not None or shift_labels is not None
+        if loss_rows is not None and (not with_loss or loss_rows < 1):
+            raise ValueError(f"loss_rows ({loss_rows}) needs labels or shift_labels, and is at least 1")
         if with_loss and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
             raise ValueError("a loss needs the logits of every position; leave out logits_to_keep or the labels")
 
@@ -194,6 +203,16 @@ class DomainGPT2ForCausalLM(DomainGPT2PreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
+        if loss_rows is not None:
+            targets = _shifted(labels) if shift_labels is None else shift_labels
+            divisor = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+            loss = self.lm_head(outputs.last_hidden_state, loss_of=(targets, divisor, loss_rows))
+            return CausalLMOutputWithPast(
+                loss=loss,
+                past_key_values=outputs.past_key_values,
+                hidden_states=outputs.hidden_states,
+                attentions=outputs.attentions,
+            )
         hidden_states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
         if with_loss and self.training and isinstance(self.lm_head, TokenHead):
             logits = self.lm_head(hidden_states, padded=True)
@@ -217,3 +236,8 @@ class DomainGPT2ForCausalLM(DomainGPT2PreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+
+def _shifted(labels: torch.Tensor) -> torch.Tensor:
+    """Return the label that follows each position, (B, T), and none after the last."""
+    return F.pad(labels[..., 1:], (0, 1), value=IGNORED)

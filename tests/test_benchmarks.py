@@ -87,3 +87,27 @@ def test_interpreter_is_measured_on_programs_and_on_hostile_ones(tmp_path):
     report = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert "20 programs (20 ok)" in done.stdout and "hostile programs" in done.stdout
     assert report
+
+
+def test_comparison_of_training_steps_takes_the_same_steps_in_every_variant(tmp_path):
+    program = PROJECT / "benchmarks" / "train_step.py"
+    options = "--n_layer 1 --n_head 2 --n_embd 16 --sequence_length 32 --accumulation 2 --rounds 2"
+    variants = ["--peers", "nanogpt", "trainer_bf16", "--levers", "ours_plain_loss"]
+    done = subprocess.run(
+        [sys.executable, program, *options.split(), *variants, "--json", "out.json"],
+        cwd=tmp_path,
+        env=program_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert list(report["variants"]) == ["ours", "ours_plain_loss", "nanogpt", "trainer_bf16"]
+    ours = report["variants"]["ours"]["first_losses"]
+    assert ours[0] > 10 and ours != sorted(ours)[:1] * 3
+    for variant in report["variants"].values():
+        # One loss holds both micro-batches, and the third follows two updates.
+        assert variant["first_losses"] == pytest.approx(ours, abs=5e-3)
+        assert len(variant["seconds"]) == 2 and 0 < variant["share_of_floor"] < 1
+        assert variant["peak_memory_gib"] > 0.1
+    assert report["limits"]["bf16"] > 1e9 and report["parameters"] == 50349 * 16 + 32 * 16 + 3280 + 32

@@ -19,7 +19,7 @@ from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
 from tokenization import MulFactTokenizer
 from tokenization.mul_facts import VOCABULARY_SIZE
 from training.core.batch_sizes import share_of_step
-from training.core.device import check_one_device, initialize_deepspeed_on_cpu, prepare_process
+from training.core.device import attention_by, check_one_device, initialize_deepspeed_on_cpu, prepare_process
 from training.core.pretrain_recipe import FREE_KEYS, DataArguments, ModelArguments, PretrainArguments
 from training.core.processes import do_on_main
 from training.core.provenance import sha256_of_weights
@@ -110,8 +110,14 @@ class PretrainTrainer(ValidatedTrainerMixin, Trainer):
         # Every window is full, so the tokens of the global batch are known; counting them would wait for the device.
         return self.args.total_batch_tokens
 
+    def compute_loss_context_manager(self):
+        stack = super().compute_loss_context_manager()
+        stack.enter_context(attention_by(self.args.attention_backend))
+        return stack
+
     def compute_loss(self, model, inputs, *args, **kwargs):
-        return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
+        inputs = {**inputs, "use_cache": False, "loss_rows": self.args.loss_rows or None}
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
 
 def corpus_folder(condition: str, data_args: DataArguments, prepare: bool) -> Path:

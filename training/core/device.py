@@ -31,6 +31,8 @@ PEAK_FLOPS = {
     "RTX 3090": 71e12,
 }
 
+ATTENTION_BACKENDS = {"cudnn": "CUDNN_ATTENTION", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION"}
+
 
 def peak_flops() -> float | None:
     """Return the device's dense bf16 peak in FLOP/s, or None where it is not known (every CPU)."""
@@ -100,6 +102,21 @@ def tune_allocator() -> bool:
     m_trim_threshold, m_mmap_threshold, largest = -1, -3, 2**31 - 1
     libc = ctypes.CDLL("libc.so.6")
     return bool(libc.mallopt(m_mmap_threshold, largest)) and bool(libc.mallopt(m_trim_threshold, largest))
+
+
+def attention_by(backend: str | None) -> contextlib.AbstractContextManager:
+    """Return the context in which `scaled_dot_product_attention` prefers one kernel of `ATTENTION_BACKENDS`.
+
+    Where that kernel does not do (a mask, a dtype, another device), the others follow in PyTorch's order. With None,
+    PyTorch chooses.
+    """
+    if backend is None:
+        return contextlib.nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    preferred = SDPBackend.__members__[ATTENTION_BACKENDS[backend]]
+    order = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH, SDPBackend.CUDNN_ATTENTION]
+    return sdpa_kernel([preferred, *(other for other in order if other != preferred)], set_priority=True)
 
 
 def initialize_deepspeed_on_cpu() -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from training.core.device import ATTENTION_BACKENDS
+
 # Shares of a run, which Transformers also takes for some of these, would hide in which steps something happens.
 WHOLE_NUMBERS = {
     "max_steps": 1,
@@ -34,7 +36,8 @@ REQUIRED = {
 # What may differ when a run is resumed: where and how it runs and reports, never what it computes.
 FREE_KEYS = frozenset(
     "output_dir corpus_dir corpus_recipe eval_recipe eval_data_root per_device_train_batch_size "
-    "per_device_eval_batch_size gradient_accumulation_steps logging_steps logging_first_step logging_dir "
+    "per_device_eval_batch_size gradient_accumulation_steps loss_rows attention_backend "
+    "logging_steps logging_first_step logging_dir "
     "log_level log_level_replica log_on_each_node disable_tqdm report_to run_name project save_steps "
     "save_total_limit save_strategy use_cpu local_rank dataloader_num_workers dataloader_pin_memory "
     "dataloader_persistent_workers dataloader_prefetch_factor ddp_timeout push_to_hub hub_model_id "
@@ -42,6 +45,9 @@ FREE_KEYS = frozenset(
     "torch_compile_backend torch_compile_mode debug skip_memory_metrics deepspeed fsdp fsdp_config "
     "resume_from_checkpoint".split()
 )
+
+# The logits of fewer rows make matrix products that are slower; those of more do not fit beside the model.
+LOSS_ROWS_ON_A_CPU = 1024
 
 
 @dataclass(frozen=True)
@@ -91,17 +97,21 @@ class DataArguments:
 
 @dataclass
 class PretrainArguments(TrainingArguments):
-    """Transformers' training arguments with the defaults of this experiment, and three keys of its own.
+    """Transformers' training arguments with the defaults of this experiment, and keys of its own.
 
     total_batch_tokens: tokens of one optimiser step over all processes; the accumulation follows from it. init_seed
-    and data_seed: initial weights and order of documents, both `seed` unless set. `{condition}` and `{seed}` in
-    `output_dir` are filled in.
+    and data_seed: initial weights and order of documents, both `seed` unless set. loss_rows: rows of logits that the
+    loss holds at a time, 0 for all of them, which is the default on a GPU; 1024 on a CPU. attention_backend: the
+    attention kernel to prefer on a GPU, one of ATTENTION_BACKENDS; PyTorch's choice unless set. `{condition}` and
+    `{seed}` in `output_dir` are filled in.
     """
 
     output_dir: str = "runs/{condition}-s{seed}"
     seed: int = 0
     total_batch_tokens: int = 524_288
     init_seed: int | None = None
+    loss_rows: int | None = None
+    attention_backend: str | None = None
     max_steps: int = 19_073
     adam_beta2: float = 0.95
     weight_decay: float = 0.1
@@ -131,6 +141,14 @@ class PretrainArguments(TrainingArguments):
             raise ValueError(
                 f"gradient_accumulation_steps ({self.gradient_accumulation_steps}) follows from total_batch_tokens; "
                 "remove it"
+            )
+        if self.loss_rows is None:
+            self.loss_rows = LOSS_ROWS_ON_A_CPU if self.use_cpu else 0
+        if self.loss_rows < 0:
+            raise ValueError(f"loss_rows is {self.loss_rows}; it is at least 1, or 0 for all rows at once")
+        if self.attention_backend not in (None, *ATTENTION_BACKENDS):
+            raise ValueError(
+                f"attention_backend is {self.attention_backend!r}; use one of {', '.join(ATTENTION_BACKENDS)}, or none"
             )
         self.init_seed = self.seed if self.init_seed is None else self.init_seed
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
