@@ -6,12 +6,16 @@ import shutil
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
+from transformers import GPT2LMHeadModel
 
-from modeling import DomainGPT2ForCausalLM
+from modeling import DomainGPT2Config, DomainGPT2ForCausalLM
 from tests.conftest import RECIPE, assert_close_run, assert_same_run, pretrain_here, rows_with
 from tokenization import MulFactTokenizer
 from training.core.checkpoint import list_checkpoints
+from training.data.packing import PackedDocuments
+from training.data.shards import Corpus
 
 pytestmark = pytest.mark.long
 
@@ -112,6 +116,44 @@ def test_same_recipe_and_seed_give_the_same_bytes(finished, pretrain, tmp_path):
 def test_micro_batch_does_not_change_the_trajectory(finished, pretrain, tmp_path, micro_batch):
     assert pretrain("--per_device_train_batch_size", micro_batch) == 0
     assert_close_run(finished, tmp_path / "run", 8, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("rows", [0, 40])
+def test_rows_of_logits_at_a_time_do_not_change_the_trajectory(finished, pretrain, tmp_path, rows):
+    assert pretrain("--loss_rows", rows) == 0
+    assert_close_run(finished, tmp_path / "run", 8, tolerance=1e-5)
+
+
+def test_steps_are_those_of_a_plain_loop_around_the_stock_model(pretrain, tmp_path, corpus_dir):
+    assert pretrain("--max_steps", 4, "--eval_strategy", "no", "--save_steps", 4, "--max_grad_norm", 0.5) == 0
+    tokenizer = MulFactTokenizer.build("mul_tokens")
+    tokenizer.model_max_length = 64
+    torch.manual_seed(0)
+    sizes = {key: RECIPE[key] for key in ("n_layer", "n_head", "n_embd", "n_positions")}
+    ours = DomainGPT2ForCausalLM(DomainGPT2Config(**sizes))
+    model = GPT2LMHeadModel(ours.config).train()
+    model.load_state_dict(ours.state_dict())
+    windows = PackedDocuments(Corpus(corpus_dir / "mul_tokens", tokenizer).train, 64, 32, data_seed=0)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), foreach=False)
+    losses, norms, rates = (rows_with(tmp_path / "run", key) for key in ("loss", "grad_norm", "learning_rate"))
+    for step in range(1, 5):
+        batch = [windows[(step - 1) * 8 + number] for number in range(8)]
+        ids, labels = (torch.stack([window[key] for window in batch]) for key in ("input_ids", "shift_labels"))
+        loss = F.cross_entropy(model(ids).logits.flatten(0, 1), labels.flatten())
+        assert losses[step] == pytest.approx(loss.item(), rel=1e-5)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        assert norms[step] == pytest.approx(norm.item(), rel=1e-4)
+        for group in optimizer.param_groups:
+            group["lr"] = rates[step]
+        optimizer.step()
+    trained = DomainGPT2ForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-4").state_dict()
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(trained[name], weight, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_bf16_autocast_keeps_fp32_masters(finished, pretrain, tmp_path):
