@@ -36,12 +36,19 @@ class LoopbackHub:
     commits: the folder of files of each commit. branches: the commit of each branch. kind: "dataset" or "model".
     """
 
-    def __init__(self, repository: str, commits: dict[str, Path], branches: dict[str, str], kind: str = "dataset"):
+    def __init__(
+        self,
+        repository: str,
+        commits: dict[str, Path],
+        branches: dict[str, str],
+        kind: str = "dataset",
+        handler: "type[Handler] | None" = None,
+    ):
         self.repository, self.commits, self.branches, self.kind = repository, commits, branches, kind
         self.requests: list[Request] = []
         self._faults: list[_Fault] = []
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("OfHub", (handler or Handler,), {"hub": self}))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -69,6 +76,10 @@ class LoopbackHub:
         """Close the connection in the middle of a body, likewise."""
         self._faults.append(_Fault(pattern, None, "", after, times))
 
+    def heal(self) -> None:
+        """Take back all faults."""
+        self._faults.clear()
+
     def asked(self, pattern: str) -> list[Request]:
         """Return the requests whose `GET path` matches."""
         return [request for request in self.requests if re.search(pattern, f"{request.method} {request.path}")]
@@ -85,7 +96,7 @@ class LoopbackHub:
         return None
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     """The few addresses of the Hub that `huggingface_hub`, `datasets` and `transformers` read a repository through."""
 
     protocol_version = "HTTP/1.1"
@@ -97,7 +108,15 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.hub.take_fault(f"{self.command} {self.route}")
         self.cuts = fault is not None and fault.status is None
         if fault and fault.status:
-            return self._refuse(fault.status, fault.code)
+            return self.refuse(fault.status, fault.code)
+        self.answer(parse_qs(address.query))
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_) -> None:
+        """Keep the test's output free of the server's lines."""
+
+    def answer(self, query: dict[str, list[str]]) -> None:
         name = re.escape(self.hub.repository)
         # Only a model's files lie right below the Hub's name.
         files = rf"/{name}" if self.hub.kind == "model" else rf"/{self.hub.kind}s/{name}"
@@ -110,30 +129,25 @@ class _Handler(BaseHTTPRequestHandler):
                 revision, *path = match.groups(default="main")
                 commit = self.hub.branches.get(revision, revision)
                 if commit not in self.hub.commits:
-                    return self._refuse(404, "RevisionNotFound")
-                self.recursive = parse_qs(address.query).get("recursive", ["false"])[0].lower() == "true"
+                    return self.refuse(404, "RevisionNotFound")
+                self.recursive = query.get("recursive", ["false"])[0].lower() == "true"
                 return answer(commit, *path)
-        self._refuse(404, "RepoNotFound")
-
-    do_HEAD = do_GET
-
-    def log_message(self, *_) -> None:
-        """Keep the test's output free of the server's lines."""
+        self.refuse(404, "RepoNotFound")
 
     def _describe(self, commit: str) -> None:
-        self._send_json({"id": self.hub.repository, "sha": commit})
+        self.send_json({"id": self.hub.repository, "sha": commit})
 
     def _list(self, commit: str, path: str) -> None:
         root = self.hub.commits[commit]
         if not (root / path).is_dir():
-            return self._refuse(404, "EntryNotFound")
+            return self.refuse(404, "EntryNotFound")
         found = sorted((root / path).rglob("*") if self.recursive else (root / path).iterdir())
-        self._send_json([_entry(root, file) for file in found])
+        self.send_json([self.entry(root, file) for file in found])
 
     def _serve(self, commit: str, path: str) -> None:
         file = self.hub.commits[commit] / path
         if not file.is_file():
-            return self._refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
+            return self.refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
         content = file.read_bytes()
         etag = hashlib.sha256(content).hexdigest()
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
@@ -144,10 +158,10 @@ class _Handler(BaseHTTPRequestHandler):
         headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(content)}"
         self._send(206, content[first:end], headers)
 
-    def _refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
+    def refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
         self._send(status, b"", {**(headers or {}), **({"X-Error-Code": code} if code else {})})
 
-    def _send_json(self, value: object) -> None:
+    def send_json(self, value: object) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
@@ -162,9 +176,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.cuts:
             self.close_connection = True
 
-
-def _entry(root: Path, file: Path) -> dict:
-    name = file.relative_to(root).as_posix()
-    identity = hashlib.sha1(name.encode()).hexdigest()
-    kind = {"type": "directory", "size": 0} if file.is_dir() else {"type": "file", "size": file.stat().st_size}
-    return {**kind, "oid": identity, "path": name}
+    def entry(self, root: Path, file: Path) -> dict:
+        """Return what a listing says of a file or folder."""
+        name = file.relative_to(root).as_posix()
+        identity = hashlib.sha1(name.encode()).hexdigest()
+        kind = {"type": "directory", "size": 0} if file.is_dir() else {"type": "file", "size": file.stat().st_size}
+        return {**kind, "oid": identity, "path": name}

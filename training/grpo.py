@@ -37,6 +37,7 @@ from training.core.run_folder import name_run_folder, take_run_folder
 from training.evals.reply_measures import seed_of
 from training.evals.rewards import Rewards, RewardSettings, maximum_of_wrong, minimum_of_right
 from training.evals.subject import load_subject
+from training.publishing.during_training import publisher_of
 from training.rl.episodes import Episodes
 from training.rl.gate import check_signal
 from training.rl.held_out_prompts import DRAWN, GREEDY
@@ -159,6 +160,7 @@ def main(
         f"groups of {args.num_generations}, {args.loss_type} with beta {args.beta:g}; a wrong answer earns at most "
         f"{facts['maximum_of_wrong']:g}, a right one at least {facts['minimum_of_right']:g}"
     )
+    trainer.publisher = publisher_of(args)
     return trainer.run(facts, args.free_keys, description)
 
 

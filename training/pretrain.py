@@ -32,6 +32,7 @@ from training.data.packing import PackedDocuments, document_order_sha256
 from training.data.shards import MANIFEST, Corpus
 from training.evals.bits_per_byte import FixedDocuments
 from training.evals.validation import ValidatedTrainerMixin
+from training.publishing.during_training import publisher_of
 
 
 def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArguments) -> int:
@@ -91,6 +92,7 @@ def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArg
         f"{model.num_parameters():,} parameters, {args.max_steps:,} steps of {args.total_batch_tokens:,} tokens = "
         f"{train_dataset.epochs:.2f} epochs of {train_dataset.epoch_tokens:,} tokens"
     )
+    trainer.publisher = publisher_of(args)
     return trainer.run(facts, FREE_KEYS, description)
 
 

@@ -35,6 +35,7 @@ from training.data.training_order import StackItems, TrainingOrder
 from training.evals.held_out_replies import HeldOutReplies
 from training.evals.subject import load_subject
 from training.evals.validation import ValidatedTrainerMixin
+from training.publishing.during_training import publisher_of
 
 
 def main(model_args: SftModelArguments, data_args: SftDataArguments, args: SftArguments) -> int:
@@ -113,6 +114,7 @@ def main(model_args: SftModelArguments, data_args: SftDataArguments, args: SftAr
         f"from {model_args.model_name_or_path}, {order.steps:,} steps of {args.total_batch_items:,} items "
         f"({rows_per_step:.0f} rows) = {order.epochs:.2f} epochs of {order.items:,} items"
     )
+    trainer.publisher = publisher_of(args)
     return trainer.run(facts, FREE_KEYS, description)
 
 

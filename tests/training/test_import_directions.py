@@ -23,6 +23,7 @@ ALLOWED = {
     "analysis": {"core", "data", "analysis"},
     "evals": {"core", "data", "analysis", "evals"},
     "rl": {"core", "data", "analysis", "evals", "rl"},
+    "publishing": {"core", "data", "analysis", "evals", "publishing"},
     "experiments": {"core", "data", "analysis", "evals", "rl", "experiments"},
 }
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from trl import GRPOConfig
 
+from training.core.hub_arguments import LICENSE, check_hub_arguments
 from training.core.pretrain_recipe import REQUIRED as REQUIRED_IN_PRETRAINING
 from training.core.sft_recipe import FREE_KEYS as FREE_KEYS_OF_SFT
 
@@ -186,6 +187,7 @@ class GrpoArguments(GRPOConfig):
     save_steps: float = 25
     save_total_limit: int | None = 2
     report_to: str = "none"
+    hub_license: str = LICENSE
     train_sampling_strategy: str = "sequential"
     ddp_find_unused_parameters: bool | None = False
 
@@ -235,6 +237,7 @@ class GrpoArguments(GRPOConfig):
             raise ValueError(f"early_stopping_patience is {self.early_stopping_patience}; it is at least 1")
         if not self.num_generations_eval or self.num_generations_eval < 1:
             raise ValueError(f"num_generations_eval is {self.num_generations_eval}; it is at least 1")
+        check_hub_arguments(self)
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
         if self.per_device_eval_batch_size not in (8, self.num_generations_eval):
             raise ValueError(

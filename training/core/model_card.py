@@ -1,6 +1,7 @@
 """The README.md of a checkpoint: what the model is, what it was trained on so far, and how to load it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,33 @@ _KEYS = (
 ).split()
 
 
+CARD = "README.md"
+
+
 def write_model_card(folder: Path, facts: dict[str, Any], step: int, work: dict[str, int]) -> None:
-    """Write `README.md` into a checkpoint's folder.
+    """Write `README.md` into a checkpoint's folder; the arguments are those of `model_card`."""
+    (folder / CARD).write_text(model_card(facts, step, work), encoding="utf-8")
+
+
+def model_card(
+    facts: dict[str, Any],
+    step: int,
+    work: dict[str, int],
+    where: str = '"FOLDER"',
+    metadata: Sequence[str] = (),
+    sections: Sequence[str] = (),
+) -> str:
+    """Return the card of a checkpoint.
 
     facts: as in `run.json`, of which `recipe`, `condition` and `parameters` are needed. work: what the run has read
-    after `step`. The same run writes the same bytes, so no date or machine is named.
+    after `step`. The same run gives the same text, so no date or machine is named. where: what `from_pretrained` is
+    given. metadata, sections: further lines of YAML and of Markdown, for a published checkpoint.
     """
     recipe, condition = facts["recipe"], facts["condition"]
     start = recipe.get("model_name_or_path")
     header = ["library_name: transformers", "pipeline_tag: text-generation", "language: en"]
-    if start and not Path(start).exists():
+    # A run says which commit of the Hub it began with, None for a folder, which may be gone by now.
+    if start and not Path(start).exists() and facts.get("initial_commit", True):
         header.append(f"base_model: {start}")
     header.append(f"tags: [gpt2, arithmetic, {condition}]")
     rows = [("arm", f"{condition}: {_CONDITIONS[condition]}"), ("parameters", f"{facts['parameters']:,}")]
@@ -45,6 +63,7 @@ def write_model_card(folder: Path, facts: dict[str, Any], step: int, work: dict[
     lines = [
         "---",
         *header,
+        *metadata,
         "---",
         "",
         f"# {recipe['run_name']}, step {step:,}",
@@ -59,12 +78,18 @@ def write_model_card(folder: Path, facts: dict[str, Any], step: int, work: dict[
         "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
-        'model, tokenizer = (kind.from_pretrained("FOLDER") for kind in (AutoModelForCausalLM, AutoTokenizer))',
+        *_loading(where),
         "```",
         "",
+        *sections,
         "`run.json` of the run has the whole recipe, versions, device and commit; `metrics.jsonl` has its figures.",
     ]
-    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "\n".join(lines) + "\n"
+
+
+def _loading(where: str) -> list[str]:
+    line = f"kind.from_pretrained({where}) for kind in (AutoModelForCausalLM, AutoTokenizer)"
+    return [f"model, tokenizer = ({line})"] if len(line) < 90 else ["model, tokenizer = (", f"    {line}", ")"]
 
 
 def _sources(recipe: dict[str, Any]) -> list[str]:

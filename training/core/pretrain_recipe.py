@@ -6,6 +6,7 @@ import torch
 from transformers import TrainingArguments
 
 from training.core.device import ATTENTION_BACKENDS
+from training.core.hub_arguments import LICENSE, check_hub_arguments
 
 # Shares of a run, which Transformers also takes for some of these, would hide in which steps something happens.
 WHOLE_NUMBERS = {
@@ -41,7 +42,7 @@ FREE_KEYS = frozenset(
     "log_level log_level_replica log_on_each_node disable_tqdm report_to run_name project save_steps "
     "save_total_limit save_strategy use_cpu local_rank dataloader_num_workers dataloader_pin_memory "
     "dataloader_persistent_workers dataloader_prefetch_factor ddp_timeout push_to_hub hub_model_id "
-    "hub_private_repo hub_strategy hub_revision hub_always_push hub_token eval_on_start torch_compile "
+    "hub_private_repo hub_strategy hub_revision hub_always_push hub_token hub_license eval_on_start torch_compile "
     "torch_compile_backend torch_compile_mode debug skip_memory_metrics deepspeed fsdp fsdp_config "
     "resume_from_checkpoint".split()
 )
@@ -124,6 +125,7 @@ class PretrainArguments(TrainingArguments):
     save_steps: float = 1000
     save_total_limit: int | None = 3
     report_to: str = "none"
+    hub_license: str = LICENSE
     remove_unused_columns: bool = False
     train_sampling_strategy: str = "sequential"  # the data set itself is in shuffled order
     ddp_find_unused_parameters: bool | None = False
@@ -150,6 +152,7 @@ class PretrainArguments(TrainingArguments):
             raise ValueError(
                 f"attention_backend is {self.attention_backend!r}; use one of {', '.join(ATTENTION_BACKENDS)}, or none"
             )
+        check_hub_arguments(self)
         self.init_seed = self.seed if self.init_seed is None else self.init_seed
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
         super().__post_init__()

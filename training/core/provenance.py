@@ -70,20 +70,36 @@ def check_same_run(run_dir: Path, facts: dict[str, Any], free_keys: frozenset[st
     if not path.is_file():
         raise FileNotFoundError(f"'{run_dir}' has checkpoints but no {RUN_FILE}; choose another output_dir")
     before = json.loads(path.read_text(encoding="utf-8"))
+    difference = first_difference(before, facts, free_keys)
+    if difference is None:
+        return
+    key, old, new = difference
+    if key in facts["recipe"]:
+        raise ValueError(
+            f"cannot resume '{run_dir}' with a changed recipe: {key} was {old!r} and is now {new!r}; put it back, "
+            "or choose another output_dir for a new run"
+        )
+    raise ValueError(
+        f"cannot resume '{run_dir}': its {key} was {old!r} and is now {new!r}; use the corpus and tokenizer that the "
+        "run began with, or choose another output_dir"
+    )
+
+
+def first_difference(
+    before: dict[str, Any], facts: dict[str, Any], free_keys: frozenset[str]
+) -> tuple[str, Any, Any] | None:
+    """Return the first key in which two runs differ, with both values, or None where they are one run.
+
+    before: a `run.json`. facts: what must be equal there, with its `recipe`, of which `free_keys` may differ.
+    """
     # A key that one side lacks came or went with a version of Transformers.
     for key in sorted((before["recipe"].keys() & facts["recipe"].keys()) - free_keys):
-        old, new = before["recipe"].get(key), facts["recipe"].get(key)
-        if old != new:
-            raise ValueError(
-                f"cannot resume '{run_dir}' with a changed recipe: {key} was {old!r} and is now {new!r}; put it back, "
-                "or choose another output_dir for a new run"
-            )
+        if before["recipe"][key] != facts["recipe"][key]:
+            return key, before["recipe"][key], facts["recipe"][key]
     for key, value in facts.items():
         if key != "recipe" and before.get(key) != value:
-            raise ValueError(
-                f"cannot resume '{run_dir}': its {key} was {before.get(key)!r} and is now {value!r}; use the corpus "
-                "and tokenizer that the run began with, or choose another output_dir"
-            )
+            return key, before.get(key), value
+    return None
 
 
 def _git_commit() -> str | None:

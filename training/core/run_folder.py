@@ -9,8 +9,11 @@ from training.core.processes import do_on_main
 
 
 def name_run_folder(args: TrainingArguments, condition: str) -> None:
-    """Fill `{condition}` and `{seed}` into `output_dir`; raises `ValueError` where the folder is a file."""
-    args.output_dir = args.output_dir.replace("{condition}", condition).replace("{seed}", str(args.seed))
+    """Fill `{condition}` and `{seed}` into `output_dir` and `hub_model_id`; raises `ValueError` where the folder is a
+    file."""
+    for key in ("output_dir", "hub_model_id"):
+        if (name := getattr(args, key)) is not None:
+            setattr(args, key, name.replace("{condition}", condition).replace("{seed}", str(args.seed)))
     if Path(args.output_dir).is_file():
         raise ValueError(f"output_dir '{args.output_dir}' is a file; name a folder")
 

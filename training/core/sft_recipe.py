@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from trl import SFTConfig
 
+from training.core.hub_arguments import LICENSE, check_hub_arguments
 from training.core.pretrain_recipe import FREE_KEYS as FREE_KEYS_OF_PRETRAINING
 from training.core.pretrain_recipe import REQUIRED as REQUIRED_IN_PRETRAINING
 
@@ -145,6 +146,7 @@ class SftArguments(SFTConfig):
     save_steps: float = 100
     save_total_limit: int | None = 2
     report_to: str = "none"
+    hub_license: str = LICENSE
     train_sampling_strategy: str = "sequential"  # the data set itself is in shuffled order
     ddp_find_unused_parameters: bool | None = False
 
@@ -179,6 +181,7 @@ class SftArguments(SFTConfig):
             raise ValueError(f"num_train_epochs is {self.num_train_epochs}; it is above zero")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ValueError(f"early_stopping_patience is {self.early_stopping_patience}; it is at least 1")
+        check_hub_arguments(self)
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
         self.dataset_kwargs = {"skip_prepare_dataset": True}
         super().__post_init__()

@@ -29,8 +29,9 @@ from training.core.checkpoint import (
 from training.core.device import device_name, launched_with_deepspeed, launched_with_fsdp
 from training.core.interruption import StopOnSignal, leave_signals_to_the_main_process
 from training.core.model_card import write_model_card
-from training.core.processes import agree
+from training.core.processes import agree, do_on_main
 from training.core.provenance import check_same_run, write_run_file
+from training.core.publisher import Publisher
 from training.core.run_folder import take_run_folder
 from training.core.tracking import METRICS_FILE, ConsoleLog, MetricsFile, Throughput, read_metrics
 
@@ -51,6 +52,7 @@ class TrustworthyTrainerMixin:
     """
 
     throughput: Throughput | None = None
+    publisher: Publisher | None = None
     evaluated_by = "eval_loss"  # a key that every row of an evaluation in metrics.jsonl has
 
     def __init__(self, *args, **kwargs):
@@ -144,6 +146,8 @@ class TrustworthyTrainerMixin:
         if args.process_index == 0:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             write_run_file(self.run_dir, facts, device_name())
+        if self.publisher is not None:
+            do_on_main(lambda: self.publisher.begin(self.run_dir), self.accelerator)
         self.say(
             f"{args.run_name}: {description}; {args.world_size} process(es), engine {self.engine}, "
             f"{'bf16 autocast' if args.bf16 else 'fp32'}, {torch.get_num_threads()} CPU threads; {args.output_dir}; "
@@ -155,6 +159,9 @@ class TrustworthyTrainerMixin:
         newest = list_checkpoints(self.run_dir)[-1:]
         where = self._result(newest[0]) if newest else "no checkpoint was saved"
         self.say(f"{'finished' if is_over else 'stopped'}: {where}")
+        # Last of all: the other processes must not wait for a network.
+        if self.publisher is not None and args.process_index == 0:
+            self.publisher.finish(in_a_hurry=self.stopper.signal is not None)
         return 0 if is_over else self.stopper.exit_code
 
     def is_over(self, step: int) -> bool:
@@ -266,6 +273,7 @@ class TrustworthyTrainerMixin:
                         "engine": self.engine,
                         "last_logged_step": self._globalstep_last_logged,
                         "loss_since_last_log": loss_sum,
+                        "work": self.throughput.work(self.state.global_step) if self.throughput is not None else {},
                         **self.facts_for_seal(),
                     }
                     seal(self._staging / name, facts)
@@ -279,10 +287,18 @@ class TrustworthyTrainerMixin:
                 ) from error
             finally:
                 self._staging = None
+            if self.publisher is not None and self.args.process_index == 0:
+                self.publisher.add(self.run_dir / name)
             if self.args.should_save:
                 shutil.rmtree(self.run_dir / STAGING, ignore_errors=True)
                 remove_old_checkpoints(self.run_dir, self.args.save_total_limit)
             self.accelerator.wait_for_everyone()
+
+    def init_hf_repo(self, *args, **kwargs) -> None:
+        """Transformers would make a repository here and push the run's folder into it, optimiser included."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """The publisher takes sealed checkpoints."""
 
     def facts_for_seal(self) -> dict[str, Any]:
         """Return what else a resumed run has to know that Transformers does not save."""

@@ -57,7 +57,7 @@ def data_files(repository: str, config: str | None, split: str, revision: str | 
             if failed := _failed_download_behind(error):
                 raise failed from failed.__cause__
             raise ValueError(
-                f"the files of data set '{repository}' cannot be listed: {_brief(error)}; correct hub, config or "
+                f"the files of data set '{repository}' cannot be listed: {brief(error)}; correct hub, config or "
                 "revision of the source"
             ) from error
 
@@ -97,15 +97,15 @@ def with_patience(
             reason = _reason(error)
             if not is_transient(reason):
                 if advice := _advice(reason):
-                    raise ValueError(f"{what} failed: {_brief(reason)}; {advice}") from error
+                    raise ValueError(f"{what} failed: {brief(reason)}; {advice}") from error
                 raise
             if attempt == ATTEMPTS:
                 raise ValueError(
-                    f"{what} failed {ATTEMPTS} times, in the end with {_brief(reason)}; what is finished is kept, "
+                    f"{what} failed {ATTEMPTS} times, in the end with {brief(reason)}; what is finished is kept, "
                     "give the same command again when the network is back"
                 ) from error
             wait = min(FIRST_WAIT_SECONDS * 2 ** (attempt - 1), LONGEST_WAIT_SECONDS)
-            report(f"{what} failed: {_brief(reason)}; trying again in {wait:.0f} s ({attempt} of {ATTEMPTS - 1})")
+            report(f"{what} failed: {brief(reason)}; trying again in {wait:.0f} s ({attempt} of {ATTEMPTS - 1})")
             sleep(wait)
     raise AssertionError("the loop returns or raises")
 
@@ -156,7 +156,7 @@ def _advice(error: BaseException) -> str | None:
     return next((advice for kind, advice in remedies.items() if isinstance(error, kind)), None)
 
 
-def _brief(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
     """Return an error's kind and the beginning of its text in one line; the Hub's texts have paragraphs."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "more information" not in line]
     return f"{type(error).__name__}: {' '.join(lines[:2])}".rstrip(":. ")
