@@ -66,6 +66,16 @@ def test_floors_are_the_constant_of_train_and_the_last_number_of_the_question(mo
     assert floors["last_number_of_question"]["value"] == pytest.approx(1 / 3)
 
 
+def test_without_training_rows_the_floor_is_the_commonest_answer_of_the_items(monkeypatch):
+    rows = [*ROWS, {"question": "Eve has 3 hens.", "answer": "#### 3"}, {"question": "All 4?", "answer": "#### 9"}]
+    results = summary([["#### 3"]] * 4, monkeypatch, rows=rows)
+    assert results["floors"]["best_constant_in_hindsight"] == results["floors"]["best_constant_in_hindsight"] | {
+        "constant": 3,
+        "value": 0.5,
+    }
+    assert results["strict_accuracy"]["floor"] == results["strict_accuracy"]["value"] == 0.5
+
+
 def test_samples_give_pass_at_k_and_majority_at_k(monkeypatch):
     decoding = Decoding(samples=4, temperature=1.0)
     replies = [["#### 54", "#### 54", "#### 54", "#### 5"], ["#### 3", "#### 4", "#### 4", ""]]

@@ -32,7 +32,8 @@ class WordProblems(Task):
 
     mode: `worked` reads the number behind `####`; `answer_only` opens the answer with `####`, so that the number must
     come at once; `program` runs the answer, a Python function, in the safe interpreter. `train` are training rows,
-    only for the floor of the best constant answer. skip_unreadable: leave out and count the rows whose answer is not
+    only for the floor of the best constant answer; without them it is that of the items themselves, which nobody could
+    have known before. skip_unreadable: leave out and count the rows whose answer is not
     one number; otherwise they are an error.
 
     The length limit counts tokens, and a fact is one, so a text and its injected twin are not cut off at the same
@@ -180,14 +181,15 @@ class WordProblems(Task):
         }
 
     def _floors(self, rows: list[Row]) -> dict[str, Any]:
-        """What can be had without any reasoning: the commonest answer of the training rows, and the last number of
-        the question."""
+        """What can be had without any reasoning: the last number of the question, and one answer to all, the commonest
+        of the training rows or, without them, of the items in hindsight."""
         last = sum(same_number(read_answer(row["question"]).flexible, row["gold"]) for row in rows)
         floors: dict[str, Any] = {"last_number_of_question": proportion(last, len(rows))}
-        if self.train_gold:
-            constant, _ = Counter(self.train_gold).most_common(1)[0]
+        name = "best_constant_of_train" if self.train_gold else "best_constant_in_hindsight"
+        answers = self.train_gold or [row["gold"] for row in rows]
+        for constant, _ in Counter(answers).most_common(1):
             hits = sum(same_number(constant, row["gold"]) for row in rows)
-            floors["best_constant_of_train"] = {"constant": constant, **proportion(hits, len(rows))}
+            floors[name] = {"constant": constant, **proportion(hits, len(rows))}
         return floors
 
 
