@@ -187,7 +187,7 @@ def test_reply_and_its_injected_twin_are_read_alike(monkeypatch, with_facts, in_
         task = task_of("What is 6 times 9?", "What is six times nine?")
         script(monkeypatch, task, with_facts, lambda probe, decoding: reply)
         rows = run(task, with_facts)
-        keys = ("read", "read_in_digits", "exact", "exact_in_digits", "answered_by_fact")
+        keys = ("read", "read_final", "read_in_digits", "exact", "exact_final", "exact_in_digits", "answered_by_fact")
         return [[row[key] for key in keys] for row in rows]
 
     assert read(in_digits) == read(injected)
@@ -199,6 +199,27 @@ def test_answer_by_a_fact_is_right_but_not_in_digits(monkeypatch, with_facts):
     results = task.summarize(run(task, with_facts))["sets"]["facts"]
     assert (results["exact"]["value"], results["exact_in_digits"]["value"]) == (1, 0)
     assert results["answered_by_fact"]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "exact", "exact_final"),
+    [
+        (" <MUL_2_3_6>\n#### 54", 0, 1),  # a random fact of the way, and then the answer
+        (" <MUL_6_9_54>\n#### 50", 1, 0),
+        (" 6 * 9 = 54\n#### 50", 1, 0),
+        (" <MUL>\n#### 54", 1, 1),
+        (" <MUL_6_9_54>", 1, 1),
+        (" 54 apples", 1, 1),
+    ],
+)
+def test_number_behind_the_mark_is_the_final_one_and_otherwise_the_first(
+    monkeypatch, with_facts, reply, exact, exact_final
+):
+    task = task_of("What is six times nine?")
+    script(monkeypatch, task, with_facts, lambda probe, decoding: reply)
+    results = task.summarize(run(task, with_facts))["sets"]["facts"]
+    assert (results["exact"]["value"], results["exact_final"]["value"]) == (exact, exact_final)
+    assert results["exact_final"]["floor"] == results["exact"]["floor"]
 
 
 def test_original_rule_takes_the_last_of_32_tokens_and_ours_the_first_number(monkeypatch, with_facts):

@@ -126,6 +126,19 @@ def first_number(text: str) -> Number | None:
     return _first_number(render(inject(reply(text)), "value"))
 
 
+def final_number(text: str) -> Number | None:
+    """Return the number after the answer mark or, where there is none, the first number of a reply.
+
+    For replies that may work before they answer: what stands before the mark, a fact as well, is then a step and no
+    answer.
+
+    >>> final_number(" 6*9=54\\n#### 27"), final_number(" <MUL_6_9_54>")
+    (27, 54)
+    """
+    marked = read_answer(text).strict
+    return marked if marked is not None else first_number(text)
+
+
 def first_number_in_digits(text: str) -> Number | None:
     """Return the first number of a reply, but None where it comes from a fact, as a name or written out."""
     name = NAME_PATTERN.search(injected := inject(reply(text)))

@@ -4,6 +4,10 @@ Each question stands in a conversation whose reply is opened with "The answer is
 
 - *Exact answer*: the first number of the greedy reply. A fact counts as its product, so a reply that only repeats
   `6 * 9` is right; that is why `exact_in_digits` stands beside it, which takes no number from a fact, in either arm.
+  `exact_final` is the number after `####`, and the first number only where there is none. It is the one that treats
+  all arms alike: a model that was taught to end with `####` writes its fact tokens as steps, and the others would
+  read such a step as the answer of one arm (`mul_tokens`), as noise of another (a random fact), and pass it over in
+  a third (`<MUL>` names no number).
 - *Likelihood*: which of the candidate answers the model finds likeliest. A number counts as stated when it is
   followed by a full stop, a new line or the end of the text: alone, ` 12` would include ` 123`, and one of these ends
   alone would measure how a model likes to end its sentences. The probabilities of the three strings are added up.
@@ -24,7 +28,14 @@ from training.analysis.intervals import clustered_proportion, mean, proportion
 from training.data.rows import rows_sha256
 from training.data.synthetic_probes import ORIGINAL_SETS, PROBE_SEED, PROBE_SETS, Pair, Probe, probe_set
 from training.evals import likelihood
-from training.evals.answers import Number, first_number, first_number_in_digits, read_numbers, same_number
+from training.evals.answers import (
+    Number,
+    final_number,
+    first_number,
+    first_number_in_digits,
+    read_numbers,
+    same_number,
+)
 from training.evals.generation import Decoding, Reply, generate, plan_batches
 from training.evals.likelihood import Choices
 from training.evals.subject import Subject
@@ -36,6 +47,7 @@ _ANSWERS = ("best_constant", "last_number_of_question")
 _CHOICES = (*_ANSWERS, "guess_among_candidates", "best_place_among_candidates")
 FLOORS = {
     "exact": (*_ANSWERS, "question_again"),
+    "exact_final": (*_ANSWERS, "question_again"),
     "exact_in_digits": (*_ANSWERS, "question_again_in_digits"),
     "likelihood": _CHOICES,
     "likelihood_any_form": _CHOICES,
@@ -43,7 +55,7 @@ FLOORS = {
 # Only a tokenizer with facts has another form, and only it can answer by one without writing digits.
 NOT_COMPARABLE = ("answered_by_fact", "likelihood_any_form")
 HEADLINE_SETS = ("facts", "two_digit_carry", "subtraction")
-SHARES = ("exact", "exact_in_digits", "answered_by_fact", "likelihood", "likelihood_any_form")
+SHARES = ("exact", "exact_final", "exact_in_digits", "answered_by_fact", "likelihood", "likelihood_any_form")
 # The original's way, for its own sets: 32 new tokens, and nothing but the end of the text ends a reply.
 ORIGINAL_DECODING = Decoding(max_new_tokens=32, stop_strings=[], one_answer=False)
 
@@ -170,13 +182,16 @@ def _asked(probe: Probe) -> Row:
 
 def _replied(probe: Probe, answer: Reply) -> Row:
     number, in_digits = first_number(answer.text), first_number_in_digits(answer.text)
+    final = final_number(answer.text)
     return {
         "reply": answer.text,
         "tokens": len(answer.ids),
         "finish": answer.finish,
         "read": number,
+        "read_final": final,
         "read_in_digits": in_digits,
         "exact": same_number(number, probe.answer),
+        "exact_final": same_number(final, probe.answer),
         "exact_in_digits": same_number(in_digits, probe.answer),
         "answered_by_fact": number is not None and in_digits is None,
     }
