@@ -7,8 +7,9 @@
 Launches the other programs through Accelerate, one step per GPU or CPU core (`--devices_per_step N`) at the same time.
 Writes `output_dir/experiment.json` (what was declared, before the first run), `ledger.jsonl` (every attempt), `logs/`,
 the runs, `<arm>-s<seed>/<stage>/`, and `report/`. Whatever stops it, the same command goes on from there: SIGTERM ends
-with 75, Ctrl-C with 130, after the programs have saved. An experiment that has begun is not changed: another recipe
-needs another `output_dir`. `--only_arms`, `--only_seeds`, `--only_corpus` and `--only_report` do a part of it.
+with 75, Ctrl-C with 130, after the programs have saved. An experiment that has begun is not changed, nor are the
+recipes it names: others need another `output_dir`. Only `deviations` may be added; each start writes them down anew.
+`--only_arms`, `--only_seeds`, `--only_corpus` and `--only_report` do a part of it.
 """
 
 import datetime
@@ -24,7 +25,7 @@ import torch
 from training.core.console import processor_name
 from training.core.files import write_json
 from training.core.provenance import environment
-from training.core.recipe import run_program
+from training.core.recipe import recipe_sha256, run_program
 from training.experiments.costs import plan_in_words
 from training.experiments.invariants import check_after, check_before
 from training.experiments.ledger import Ledger
@@ -92,21 +93,25 @@ def check(
 def declare(args: ExperimentArguments, folder: Path) -> dict[str, Any]:
     """Write down what the experiment is before anything runs, or hold it against what was written down.
 
-    Raises `ValueError` for a recipe that has been changed since.
+    The recipes that it names belong to it, by their content without comments. Raises `ValueError` where something has
+    been changed since.
     """
     path = folder / EXPERIMENT
     declared = args.declared()
+    recipes = {recipe: recipe_sha256(recipe) for recipe in args.recipes}
     if not path.is_file():
         around = environment(torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name())
         facts = {
             **declared,
             "arms": {arm.pop("name"): arm for arm in map(dict, declared["arms"])},
             "evals": [
-                {**each, "name": evaluation.name}
+                {**each, "name": evaluation.name, "tasks": [task["name"] for task in evaluation.tasks]}
                 for each, evaluation in zip(declared["evals"], args.evals, strict=True)
             ],
             "declared_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "deviations": args.deviations,
             "recipe": declared,
+            "recipes_sha256": recipes,
             "commit": around["git_commit"],
             **{key: around[key] for key in ("versions", "device", "python", "platform")},
         }
@@ -119,6 +124,19 @@ def declare(args: ExperimentArguments, folder: Path) -> dict[str, Any]:
                 f"'{folder}' holds an experiment that was declared with another {key}: {facts['recipe'].get(key)!r}, "
                 f"and now {value!r}; put it back, or choose another output_dir for another experiment"
             )
+    before = facts.get("recipes_sha256")
+    if before is None:
+        say(f"'{path}' does not say what its recipes held, so it is not checked that they are the same")
+    for recipe, sha256 in recipes.items() if before is not None else ():
+        if before.get(recipe) != sha256:
+            raise ValueError(
+                f"'{recipe}' is another recipe than when the experiment in '{folder}' was declared (sha256 "
+                f"{str(before.get(recipe))[:12]}, and now {sha256[:12]}); put its content back, comments aside, or "
+                "choose another output_dir for another experiment"
+            )
+    if facts.get("deviations") != args.deviations:
+        facts["deviations"] = args.deviations
+        write_json(path, facts)
     return facts
 
 

@@ -8,6 +8,7 @@ import time
 import pytest
 import yaml
 
+from tests.training.small_experiment import edit_json
 from training.experiment import declare
 from training.experiments import runner as running
 from training.experiments import steps as steps_module
@@ -17,6 +18,7 @@ from training.experiments.recipe import ExperimentArguments
 from training.experiments.runner import Runner, Slot, find_slots
 from training.experiments.steps import Step, all_steps
 
+RECIPES = ("corpus", "pretrain", "sft", "eval")
 PROGRAM = """
 import pathlib, signal, sys, time
 recipe, *arguments = sys.argv[1:]
@@ -169,6 +171,47 @@ def test_a_declared_experiment_is_not_changed(recipe, tmp_path):
         declare(ExperimentArguments(**recipe, alpha=0.1), folder)
 
 
+def test_a_recipe_that_was_changed_since_the_declaration_is_refused_by_name(recipe, tmp_path):
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    args = ExperimentArguments(**recipe)
+    declared = declare(args, folder)
+    assert list(declared["recipes_sha256"]) == [str(tmp_path / f"{name}.yaml") for name in RECIPES]
+    sft = tmp_path / "sft.yaml"
+    sft.write_text("# a comment does not count\n" + sft.read_text())
+    assert declare(args, folder) == declared
+    for name in RECIPES:
+        file = tmp_path / f"{name}.yaml"
+        before = file.read_text()
+        file.write_text(before + "seed: 7\n" if before != "{}\n" else "seed: 7\n")
+        with pytest.raises(ValueError, match=rf"{name}\.yaml' is another recipe than .* put its content back"):
+            declare(args, folder)
+        file.write_text(before)
+
+
+def test_a_declaration_from_before_the_hashes_goes_on_and_says_so(recipe, tmp_path, capsys):
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    declare(ExperimentArguments(**recipe), folder)
+    edit_json(folder / "experiment.json", lambda facts: facts.pop("recipes_sha256"))
+    declare(ExperimentArguments(**recipe), folder)
+    assert "does not say what its recipes held" in capsys.readouterr().out
+
+
+def test_deviations_are_declared_after_the_start(recipe, tmp_path):
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    declare(ExperimentArguments(**recipe), folder)
+    late = ["seed 1 was trained twice"]
+    declare(ExperimentArguments(**recipe, deviations=late), folder)
+    assert json.loads((folder / "experiment.json").read_text())["deviations"] == late
+
+
+def test_a_declaration_names_the_tasks_of_its_evaluations(recipe, tmp_path):
+    declared = declare(ExperimentArguments(**recipe), tmp_path)
+    assert [(each["name"], each["tasks"]) for each in declared["evals"]] == [("check", ["word_problems"])]
+
+
 def test_finished_steps_are_not_run_again_unless_their_recipe_changes(make_runner, tmp_path):
     runner, steps, _ = make_runner(first="", second="")
     with runner:
@@ -254,6 +297,34 @@ def test_items_that_a_stage_does_not_look_for_are_an_error(recipe, tmp_path):
         check_leakage(args)
 
 
+GENERATED = {"synthetic": "multiplications", "factor_digits": [2, 1], "documents": 400, "seed": 1000000}
+
+
+@pytest.mark.parametrize(
+    ("looked_for", "found"),
+    [
+        ({}, True),
+        ({"documents": 500}, True),
+        ({"documents": 399}, False),
+        ({"factor_digits": [1, 1]}, False),
+        ({"second_steps": False}, False),
+        ({"seed": 0}, False),
+    ],
+)
+def test_generated_items_are_looked_for_by_all_that_makes_them(recipe, tmp_path, looked_for, found):
+    task = {"task": "word_problems", **GENERATED}
+    (tmp_path / "eval.yaml").write_text(yaml.safe_dump({"name": "check", "tasks": [task]}))
+    datasets = [{"synthetic": "multiplications", "documents": 3000}]
+    sft = {"datasets": datasets, "decontaminate": [GENERATED | looked_for]}
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(sft))
+    args = ExperimentArguments(**recipe)
+    if found:
+        assert check_leakage(args)[-1]["detail"] == "looked for: word_problems"
+    else:
+        with pytest.raises(ValueError, match="synthetic multiplications, seed 1000000, 400 documents, which stage"):
+            check_leakage(args)
+
+
 def write_run(args, arm, seed, stage="pretrain", **facts):
     folder = args.run_dir(arm, seed, stage)
     folder.mkdir(parents=True)
@@ -267,7 +338,7 @@ def test_runs_that_differ_in_the_arm_alone_pass(recipe):
         for arm in args.arms:
             write_run(args, arm.name, seed)
     checks = check_after(args)
-    assert [check["name"] for check in checks] == ["pretrain, seed 0", "pretrain, seed 1"]
+    assert [check["name"] for check in checks] == ["pretrain, seed 0", "pretrain, seed 1", "pretrain, all seeds"]
     assert all(check["passed"] for check in checks)
 
 
@@ -285,6 +356,15 @@ def test_runs_that_differ_in_more_than_the_arm_are_an_error_with_both_values(rec
     with pytest.raises(ValueError) as error:
         check_after(args)
     assert message in str(error.value)
+
+
+def test_seeds_that_were_trained_by_other_recipes_are_an_error_with_both_values(recipe):
+    args = ExperimentArguments(**recipe)
+    for arm in ("baseline", "mul_tokens"):
+        write_run(args, arm, 0, recipe={"max_steps": 3, "seed": 0})
+        write_run(args, arm, 1, recipe={"max_steps": 9, "seed": 1})
+    with pytest.raises(ValueError, match="max_steps of pretrain is 3 in baseline, seed 0 and 9 in baseline, seed 1"):
+        check_after(args)
 
 
 def test_every_key_of_a_recipe_is_either_declared_or_free(recipe):

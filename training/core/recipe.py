@@ -4,6 +4,8 @@ key."""
 import contextlib
 import dataclasses
 import difflib
+import hashlib
+import json
 import sys
 import traceback
 import typing
@@ -64,6 +66,12 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold `key: value` lines, but holds {type(values).__name__}")
     return values
+
+
+def recipe_sha256(path: str | Path) -> str:
+    """Return a hash of the keys and values of a recipe file; comments and the order of keys do not count."""
+    content = json.dumps(read_recipe(path), sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def resolved(*groups: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tokenization import MulFactTokenizer
 from tokenization.mul_facts import END_OF_TEXT_ID, PAD_ID, VOCABULARY_SIZE
 from training.core.recipe import read_recipe
 from training.data.shards import read_manifest
+from training.data.sources import Source
 from training.experiments.recipe import Arm, ExperimentArguments, Stage
 from training.experiments.steps import corpus_dir
 
@@ -37,6 +38,8 @@ _SAME_IN_ALL_ARMS = (
     "maximum_of_wrong",
     "minimum_of_right",
 )
+# What the runs of another seed have besides.
+_OF_SEED = frozenset("seed data_seed init_seed sample_seed".split())
 _ONLY_OF_PRETRAINING = ("initial_weights_sha256",)  # later stages begin from weights that the arms have made
 
 
@@ -46,11 +49,12 @@ def check_before(args: ExperimentArguments) -> list[Check]:
 
 
 def check_after(args: ExperimentArguments) -> list[Check]:
-    """Check what the runs so far have recorded, stage by stage and seed by seed."""
+    """Check what the runs so far have recorded, stage by stage, among the arms of a seed and among the seeds."""
     checks = []
     for stage in args.stages:
         for seed in args.seeds:
             checks += _runs_alike(args, stage, seed)
+        checks += _seeds_alike(args, stage)
     return checks
 
 
@@ -100,32 +104,56 @@ def check_leakage(args: ExperimentArguments) -> list[Check]:
     for where, recipe in trained_on.items():
         keys = {**read_recipe(recipe), **changed.get(where, {})}
         sources = keys.get("sources") or keys.get("datasets") or keys.get("prompts") or []
-        known = [_identity(each) for each in keys.get("decontaminate", [])]
+        known = list(map(_entry, keys.get("decontaminate", [])))
         looked_for = []
         for task in (task for each in args.evals for task in each.tasks):
             identity = _identity(task)
             if identity is None or not any(_may_hold(source, task) for source in sources):
                 continue
-            if identity not in known:
+            if not any(_identity(entry) == identity and _holds_as_many(entry, task) for entry in known):
                 raise ValueError(
-                    f"evaluation task '{task['name']}' measures {identity}, which {where} ({recipe}) does not look "
-                    f"for: its decontaminate has {known or 'nothing'}; name it there"
+                    f"evaluation task '{task['name']}' measures {_in_words(task)}, which {where} ({recipe}) does not "
+                    f"look for: its decontaminate has {', '.join(map(_in_words, known)) or 'nothing'}; name it there"
                 )
             looked_for.append(task["name"])
         checks.append(_passed(f"no test items in {where}", f"looked for: {', '.join(looked_for) or 'none could be'}"))
     return checks
 
 
-def _identity(entry: Any) -> str | None:
-    """Return what tells a set of items from another one, None for probes, which are facts and sums of two numbers."""
-    entry = json.loads(entry) if isinstance(entry, str) else entry
+def _entry(entry: Any) -> dict[str, Any]:
+    return json.loads(entry) if isinstance(entry, str) else dict(entry)
+
+
+def _identity(entry: Mapping[str, Any]) -> str | None:
+    """Return what tells a set of items from another one, None for probes, which are facts and sums of two numbers.
+
+    Of a generator these are all keys but `documents`: the first of its items are the same however many it makes.
+    """
     if entry.get("synthetic"):
-        return f"synthetic {entry['synthetic']}, seed {entry.get('seed', 0)}"
+        written = [f"synthetic {entry['synthetic']}", f"seed {entry.get('seed', Source.seed)}"]
+        for key in ("factor_digits", "second_steps", "held_out_facts"):
+            value, default = (
+                json.dumps(each) for each in (entry.get(key, getattr(Source, key)), getattr(Source, key))
+            )
+            written += [f"{key} {value}"] if value != default else []
+        return ", ".join(written)
     place = entry.get("path") or entry.get("hub")
     if place is None:
         return None
     default = "train" if "task" not in entry else "validation" if entry["task"] == "hellaswag" else "test"
     return f"{place}, split {entry.get('split', default)}" if entry.get("hub") else str(place)
+
+
+def _holds_as_many(entry: Mapping[str, Any], task: Mapping[str, Any]) -> bool:
+    """Return whether a generator makes at least the items of a task; files and data sets have what they have."""
+    if not task.get("synthetic"):
+        return True
+    return entry.get("documents", 0) >= min(task["documents"], task.get("limit") or task["documents"])
+
+
+def _in_words(entry: Mapping[str, Any]) -> str:
+    documents = f", {entry['documents']:,} documents" if entry.get("documents") else ""
+    return f"{_identity(entry)}{documents}"
 
 
 def _may_hold(source: Any, task: Mapping[str, Any]) -> bool:
@@ -160,6 +188,21 @@ def _runs_alike(args: ExperimentArguments, stage: Stage, seed: int) -> list[Chec
         same.append(fact)
     names = ", ".join(arm.name for arm in runs)
     return [_passed(where, f"the same in {names}: {len(keys)} keys of the recipe, {', '.join(same)}")]
+
+
+def _seeds_alike(args: ExperimentArguments, stage: Stage) -> list[Check]:
+    """Compare the recipes of all runs of a stage, which differ in the arm and the seed alone."""
+    runs = {}
+    for seed in args.seeds:
+        for arm in args.arms:
+            if (run := read_run(args.run_dir(arm.name, seed, stage.name))) is not None:
+                runs[f"{arm.name}, seed {seed}"] = run["recipe"]
+    if len({name.rpartition(" ")[2] for name in runs}) < 2:
+        return []
+    keys = sorted({key for recipe in runs.values() for key in recipe} - _OF_ARM - _OF_SEED)
+    for key in keys:
+        _all_alike(f"the recipe's {key} of {stage.name}", {name: recipe.get(key) for name, recipe in runs.items()})
+    return [_passed(f"{stage.name}, all seeds", f"the same in {len(runs)} runs: {len(keys)} keys of the recipe")]
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:

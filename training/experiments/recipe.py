@@ -13,9 +13,10 @@ from training.core.recipe import check_type, read_recipe
 SEED_OF_RUN = "seed"  # as a condition_seed: every seed of the experiment draws anew
 _ARM_KEYS = {"condition": str, "injection_mode": str, "operators": str, "condition_seed": int | str, "dose": float}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
-# What may differ when an experiment is taken up again: where and how it runs, never what it is.
+# What may differ when an experiment is taken up again: where and how it runs, and in what it departed from the plan,
+# which shows after the start; never what it is.
 FREE_KEYS = frozenset(
-    "output_dir data_root accelerate_config devices_per_step max_parallel only_arms only_seeds only_corpus "
+    "deviations output_dir data_root accelerate_config devices_per_step max_parallel only_arms only_seeds only_corpus "
     "only_report report plan plan_device plan_devices plan_utilisation plan_price slurm slurm_partition "
     "slurm_options".split()
 )
@@ -105,7 +106,7 @@ class ExperimentArguments:
     with condition, and injection_mode, operators, condition_seed (`seed` for the seed of each run) and dose. corpus:
     the corpus recipe, prepared once for all arms. stages, evals: in their order. comparisons: pairs of arms, baseline
     first; the first pair is the primary comparison. primary, secondary, exploratory: endpoints. alpha: of all tests.
-    deviations: from the protocol, in sentences, for the report.
+    deviations: from the protocol, in sentences, for the report; they may be added at any start.
 
     data_root: where local data begin. accelerate_config: of the launches; by default accelerate_configs/cpu.yaml or,
     on GPUs, single_gpu.yaml and ddp.yaml. devices_per_step: GPUs, or on a CPU cores, of one step; as many steps run at
@@ -181,6 +182,11 @@ class ExperimentArguments:
     def endpoints(self) -> list[Endpoint]:
         return [self.primary, *self.secondary, *self.exploratory]
 
+    @property
+    def recipes(self) -> list[str]:
+        """The files of all recipes that the experiment names, each once."""
+        return list(dict.fromkeys(map(str, [self.corpus, *(each.recipe for each in (*self.stages, *self.evals))])))
+
     def stage(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.name == name)
 
@@ -188,7 +194,7 @@ class ExperimentArguments:
         return Path(self.output_dir) / f"{arm}-s{seed}" / stage
 
     def declared(self) -> dict[str, Any]:
-        """Return what the experiment is, as plain JSON types: all keys but those of where and how it runs."""
+        """Return what the experiment is, as plain JSON types: all keys but the `FREE_KEYS`."""
         kept = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in FREE_KEYS}
         return json.loads(json.dumps(kept, default=asdict))
 
