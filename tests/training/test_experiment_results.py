@@ -106,6 +106,24 @@ def test_bits_per_byte_are_the_ratio_of_the_sums(folder):
     assert values.mean() == pytest.approx(expected, rel=1e-12)
 
 
+def test_item_without_a_value_weighs_nothing_in_a_ratio(folder):
+    for run in ("baseline-s0", "mul_tokens-s0"):
+        file, rows = rows_of(folder, f"{run}/pretrain", "text", 400, "text")
+        write_rows(file, [{**row, "nats": None} if row["index"] >= 30 else row for row in rows])
+    experiment = read_experiment(folder)
+    items, endpoint = EndpointItems(experiment), experiment.endpoints[3]
+    of_values = [row for row in rows if row["index"] < 30]
+    expected = sum(row["nats"] for row in of_values) / math.log(2) / sum(row["bytes"] for row in of_values)
+    assert items.means(endpoint, "mul_tokens")[0] == pytest.approx(expected, rel=1e-12)
+    pair = items.pair(endpoint, "baseline", "mul_tokens")
+    assert pair.left_out == 10
+    assert pair.treatment[0].mean() == pytest.approx(expected, rel=1e-12)
+    _, other = rows_of(folder, "mul_tokens-s1/pretrain", "text", 400, "text")
+    of_values = [row for row in other if row["index"] < 30]
+    expected = sum(row["nats"] for row in of_values) / math.log(2) / sum(row["bytes"] for row in of_values)
+    assert pair.treatment[1].mean() == pytest.approx(expected, rel=1e-12), "the items that the other seed lacks"
+
+
 def test_clusters_are_read_where_the_endpoint_names_them(folder):
     experiment = read_experiment(folder)
     endpoint = next(one for one in experiment.endpoints if one.name == SECONDARY[0]["name"])
@@ -145,7 +163,8 @@ def test_floor_belongs_to_the_same_items(where, value, floor):
         "b": {"exact": {"floor": 0.2, "n": 75}},
     }
     endpoint = Endpoint("primary", "x", "s", "e", "probes", value, where)
-    assert floor_of(endpoint, {"results": {"probes": {"sets": sets}}}) == pytest.approx(floor)
+    found = floor_of(endpoint, {"results": {"probes": {"sets": sets}}})
+    assert (None if found is None else found.value) == pytest.approx(floor)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +172,58 @@ def test_floor_belongs_to_the_same_items(where, value, floor):
 )
 def test_floor_is_found_by_the_name_of_the_result(value, name):
     endpoint = Endpoint("primary", "x", "s", "e", "task", value)
-    assert floor_of(endpoint, {"results": {"task": {name: {"floor": 0.25, "n": 4}}}}) == 0.25
+    assert floor_of(endpoint, {"results": {"task": {name: {"floor": 0.25, "n": 4}}}}).value == 0.25
+
+
+def test_floor_names_what_was_computed_the_highest_first():
+    floors = {"last_number_of_question": {"value": 0.0}, "best_constant_of_train": {"value": 0.03}}
+    task = {"strict_accuracy": {"floor": 0.03, "n": 4}, "floors": floors}
+    endpoint = Endpoint("primary", "x", "s", "e", "task", "replies.0.strict_right")
+    assert floor_of(endpoint, {"results": {"task": task}}).source_words == [
+        "the training rows' commonest answer to all",
+        "the question's last number",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("exact_final", ("question_again", "best_constant")),
+        ("exact_in_digits", ("best_constant", "question_again_in_digits")),
+        ("likelihood.right", ("best_constant", "guess_among_candidates")),
+    ],
+)
+def test_share_has_the_floors_of_its_kind_alone(value, names):
+    values = {"best_constant": 0.05, "question_again": 0.1, "question_again_in_digits": 0.0}
+    floors = {name: {"value": one} for name, one in {**values, "guess_among_candidates": 0.03}.items()}
+    highest = max(floors[name]["value"] for name in names)
+    of_set = {value.split(".")[0]: {"floor": highest, "n": 4}, "floors": floors}
+    endpoint = Endpoint("primary", "x", "s", "e", "probes", value, {"set": "a"})
+    assert floor_of(endpoint, {"results": {"probes": {"sets": {"a": of_set}}}}).sources == names
+
+
+def gsm8k_with_floors(tmp_path, gold, floors):
+    """Give the floor of the word problems when their items have these gold answers and their results these floors."""
+    folder = write_experiment(tmp_path, effects=TWO, seeds=1, weights=False)
+    floor = max(one["value"] for one in floors.values())
+    for run in ("baseline-s0/sft_math", "mul_tokens-s0/sft_math"):
+        file, rows = rows_of(folder, run, "gsm8k")
+        write_rows(file, [{**row, "gold": gold[row["index"] % len(gold)]} for row in rows])
+        task = {"strict_accuracy": {"value": 0, "n": 60, "floor": floor}, "floors": floors}
+        edit_json(file.with_name("results.json"), lambda one: one["results"]["gsm8k"].update(task))  # noqa: B023
+    experiment = read_experiment(folder)
+    return EndpointItems(experiment).floor(experiment.endpoints[-1])
+
+
+def test_results_without_a_constant_answer_get_the_best_one_of_the_items(tmp_path):
+    floor = gsm8k_with_floors(tmp_path, [18, 18, 24], {"last_number_of_question": {"value": 0.0}})
+    assert floor.value == pytest.approx(2 / 3)
+    assert floor.source_words == ["the best one answer to all, in hindsight", "the question's last number"]
+
+
+def test_constant_answer_of_the_training_rows_is_not_replaced(tmp_path):
+    floor = gsm8k_with_floors(tmp_path, [18, 18, 24], {"best_constant_of_train": {"value": 0.1}})
+    assert (floor.value, floor.sources) == (0.1, ("best_constant_of_train",))
 
 
 def test_missing_runs_logs_and_evaluations_are_each_named(folder):
@@ -165,6 +235,16 @@ def test_missing_runs_logs_and_evaluations_are_each_named(folder):
     assert "The run `baseline-s0/sft_math` is missing" in text
     assert "The log of `mul_tokens-s1/pretrain`" in text
     assert "The evaluation `probes` of `mul_tokens-s0/sft_math` is missing" in text
+
+
+def test_evaluation_that_was_begun_is_missing_what_it_has_not_finished(folder):
+    evaluation = folder / "mul_tokens-s0/sft_math/evals/probes/checkpoint-120"
+    edit_json(evaluation / "results.json", lambda one: one["results"].pop("gsm8k"))
+    (evaluation / "gsm8k.jsonl").unlink()
+    expected = ["The evaluation `probes` of `mul_tokens-s0/sft_math` lacks `gsm8k`."]
+    assert read_experiment(folder).missing() == expected
+    edit_json(folder / "experiment.json", lambda one: one["evals"][0].update(tasks=["probes", "gsm8k", "svamp"]))
+    assert "The evaluation `probes` of `baseline-s0/sft_math` lacks `svamp`." in read_experiment(folder).missing()
 
 
 def test_whole_experiment_misses_nothing(folder):

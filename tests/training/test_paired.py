@@ -376,6 +376,12 @@ def test_minimum_detectable_effect_is_found_in_four_of_five_experiments(seeds, a
 # Families
 
 
+def test_effect_that_is_detectable_at_another_level_is_that_of_a_test_at_it():
+    base, treated = np.zeros(6), spread(6, 1)
+    strict = compare_seeds(base, treated, alpha=0.005).minimum_detectable_effect
+    assert compare_seeds(base, treated, alpha=0.05).detectable_at(0.05 / 10) == pytest.approx(strict)
+
+
 def test_holm_adjusts_step_by_step():
     # By hand: 4 x 0.005, 3 x 0.01, 2 x 0.03, and 0.04, which may not fall below the one before it.
     adjusted = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
@@ -388,7 +394,11 @@ def test_holm_of_one_or_none_changes_nothing_and_none_exceeds_1():
     assert holm({"a": 0.9, "b": 0.8}) == {"a": 1, "b": 1}
 
 
-@pytest.mark.parametrize("wrong", [None, math.nan, -0.1, 1.5])
+def test_test_that_could_not_be_made_stays_in_its_family():
+    assert holm({"a": 0.02, "b": None}) == holm({"a": 0.02, "b": 1.0}) == {"a": 0.04, "b": 1}
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -0.1, 1.5])
 def test_holm_refuses_what_is_no_probability(wrong):
     with pytest.raises(ValueError, match="p-value of b is"):
         holm({"a": 0.01, "b": wrong})

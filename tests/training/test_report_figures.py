@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -5,13 +6,17 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from tests.training.small_experiment import PRIMARY, SECONDARY, write_experiment
+from tests.training.small_experiment import DECLARED, PRIMARY, SECONDARY, write_experiment
+from training.analysis import report_training
 from training.analysis.comparison_figures import plot_arms, plot_curves, plot_differences
 from training.analysis.drawing import COLOURS, FLOOR, styles
 from training.analysis.endpoint_items import EndpointItems
 from training.analysis.experiment_results import read_experiment
 from training.analysis.fact_figures import plot_fact_tables
+from training.analysis.report_words import Scale
 from training.analysis.verdict import measure_endpoints
+
+CURVE = {100: 27.5, 200: 30.0, 300: 32.5, 400: 35.0}
 
 
 @pytest.fixture
@@ -78,6 +83,56 @@ def test_cells_hold_per_cent_and_signed_points(drawn):
     first, second = drawn.figure.axes[:2]
     assert {text.get_position(): text.get_text() for text in first.texts} == {(5, 8): "25"}
     assert {text.get_position(): text.get_text() for text in second.texts}[1, 0] == "−50"
+
+
+def test_evaluations_of_one_task_make_one_curve_of_a_run(tmp_path):
+    evals = [{"name": name, "recipe": "x.yaml", "stages": ["pretrain"]} for name in ("full", "curve")]
+    evals += [{"name": "probes", "recipe": "x.yaml", "stages": ["sft_math"]}, {**evals[0], "name": "text"}]
+    folder = write_experiment(tmp_path, effects={"baseline": 0, "mul_tokens": 1}, seeds=2, weights=False, evals=evals)
+    for run in folder.glob("*/pretrain"):
+        for name, step in (("full", 400), *(("curve", step) for step in (100, 200, 300, 400))):
+            results = run / f"evals/{name}/checkpoint-{step}/results.json"
+            results.parent.mkdir(parents=True)
+            results.write_text(json.dumps({"results": {"hellaswag": {"acc_norm": {"value": 0.25 + step / 4000}}}}))
+    panels = report_training._hellaswag(read_experiment(folder), "pretrain")
+    (curves,) = panels.values()
+    assert list(curves) == ["baseline", "mul_tokens"]
+    assert all(curve == pytest.approx(CURVE) for each in curves.values() for curve in each)
+    assert [len(each) for each in curves.values()] == [2, 2]
+
+
+def panels_of(folder, monkeypatch, out):
+    """Give the panels that the learning curves of an experiment draw, by stage."""
+    found = []
+    monkeypatch.setattr(report_training, "plot_curves", lambda panels, *_: found.append(panels))
+    experiment = read_experiment(folder)
+    report_training.curves_section(experiment, EndpointItems(experiment), out)
+    return dict(zip(experiment.stages, found, strict=True))
+
+
+def test_measure_that_was_never_a_number_gets_no_panel(tmp_path, monkeypatch):
+    folder = write_experiment(tmp_path, effects={"baseline": 0, "mul_tokens": 1}, seeds=1, weights=False)
+    for log in folder.glob("*/sft_math/metrics.jsonl"):
+        with open(log, "a") as file:
+            file.write(json.dumps({"step": 120, "eval_accuracy": None}) + "\n")
+    assert "right answers on held-out prompts" not in panels_of(folder, monkeypatch, tmp_path)["sft_math"]
+
+
+def test_loss_of_grpo_is_not_called_a_likelihood(tmp_path, monkeypatch):
+    stages = [DECLARED["stages"][0], {**DECLARED["stages"][1], "program": "grpo"}]
+    effects = {"baseline": 0, "mul_tokens": 1}
+    folder = write_experiment(tmp_path, effects=effects, seeds=1, weights=False, stages=stages)
+    panels = panels_of(folder, monkeypatch, tmp_path)
+    units = {stage: {title: panel[1] for title, panel in panels[stage].items()} for stage in panels}
+    assert units["pretrain"]["training loss (not comparable between arms)"] == "nats per token"
+    assert units["sft_math"]["policy loss of GRPO (no measure of progress)"] == ""
+
+
+def test_numbers_of_one_cell_have_the_same_number_of_places():
+    nats = Scale("nats", False)
+    assert nats.with_spread(12.34567, 0.12345).replace("\u00a0", " ") == "12.35 ± 0.12"
+    assert nats.with_interval(-3.0, (-12.5, 6.5)).replace("\u00a0", " ") == "−3.00 (−12.50 to +6.50)"
+    assert Scale("", True).with_interval(0.1, (-0.02, 0.2)).replace("\u00a0", " ") == "+10.0 (−2.0 to +20.0)"
 
 
 def test_more_arms_than_colours_differ_in_the_kind_of_line():

@@ -1,6 +1,7 @@
 """Bring the items of an endpoint side by side: the same items, in the same order, of every run."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,31 @@ from training.core.checkpoint import checkpoint_step
 
 # What an item asks. It has to be the same in all runs, or rows of one index are no pair.
 IDENTIFYING = ("set", "prompt", "question", "answer", "gold", "cluster", "ctx", "endings", "label", "opening")
+
+_HINDSIGHT = "best_constant_in_hindsight"
+_FLOORS = {
+    "best_constant_of_train": "the training rows' commonest answer to all",
+    "best_constant": "the best one answer to all, in hindsight",
+    _HINDSIGHT: "the best one answer to all, in hindsight",
+    "last_number_of_question": "the question's last number",
+    "question_again": "the question said again",
+    "question_again_in_digits": "the question said again in digits",
+    "unnamed": "a number in its results, which do not say what gives it",
+    "guess_among_candidates": "a guess among the candidates",
+    "best_place_among_candidates": "always the candidate of one place",
+}
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What can be had without arithmetic. sources: the names of all floors that were computed, the highest first."""
+
+    value: float
+    sources: tuple[str, ...]
+
+    @property
+    def source_words(self) -> list[str]:
+        return list(dict.fromkeys(_FLOORS.get(name, name.replace("_", " ")) for name in self.sources))
 
 
 @dataclass(frozen=True)
@@ -39,26 +65,44 @@ class EndpointItems:
 
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
-        self._values: dict[tuple[str, str, int], np.ndarray | None] = {}
+        self._read_files: dict[tuple[str, str, int], _Items | None] = {}
         self._first: dict[str, tuple[Path, list[dict[str, Any]]]] = {}  # which items an endpoint has, and who says so
 
     def values(self, endpoint: Endpoint, arm: str, seed: int) -> np.ndarray | None:
         """Return (items,) bool or float, NaN where there was nothing to measure; None where the run has no results.
 
-        With `per`, values are divided by the mean of that over the items: their mean is then the ratio of the two
-        sums, as bits per byte of a text are. Nats become bits where the unit speaks of bits.
+        With `per`, values are divided by the mean of that over the items with a value: their mean is then the ratio of
+        the two sums, as bits per byte of a text are. Nats become bits where the unit speaks of bits.
         """
-        key = (endpoint.name, arm, seed)
-        if key not in self._values:
-            file = self.experiment.run(arm, seed, endpoint.stage).rows_file(endpoint.eval, endpoint.task)
-            self._values[key] = None if file is None else self._read(endpoint, file)
-        return self._values[key]
+        found = self._items(endpoint, arm, seed)
+        return None if found is None else found.values()
 
     def curve(self, endpoint: Endpoint, arm: str, seed: int) -> dict[int, float]:
         """Return the mean at every checkpoint of the endpoint's stage that was evaluated, by its step."""
         folders = self.experiment.run(arm, seed, endpoint.stage).measured(endpoint.eval)
         files = {checkpoint_step(folder): folder / f"{endpoint.task}.jsonl" for folder in folders}
-        return {step: float(np.nanmean(self._read(endpoint, file))) for step, file in files.items() if file.is_file()}
+        return {
+            step: float(np.nanmean(self._read(endpoint, file).values()))
+            for step, file in files.items()
+            if file.is_file()
+        }
+
+    def floor(self, endpoint: Endpoint) -> Floor | None:
+        """Return the highest floor that the runs of an endpoint name, None where there is none.
+
+        Results that name no constant answer get the best one in hindsight, from the answers of their items.
+        """
+        runs = list(self.experiment.runs(stage=endpoint.stage))
+        floors = [floor for run in runs if (floor := floor_of(endpoint, run.results(endpoint.eval))) is not None]
+        if not floors:
+            return None
+        floor = max(floors, key=lambda one: one.value)
+        answers = [item["gold"] for item in self._asked(endpoint) if item.get("gold") is not None]
+        if not answers or any(name.startswith("best_constant") for name in floor.sources):
+            return floor
+        ((_, hits),) = Counter(answers).most_common(1)
+        first, second = sorted((floor, Floor(hits / len(answers), (_HINDSIGHT,))), key=lambda one: -one.value)
+        return Floor(first.value, (*first.sources, *second.sources))
 
     def clusters(self, endpoint: Endpoint) -> list[str] | None:
         """Return the cluster of every item, None where the endpoint names none; call it after `values`."""
@@ -82,23 +126,38 @@ class EndpointItems:
         """Return an endpoint in two arms, None where no seed has both."""
         found, missing = {}, []
         for seed in self.experiment.seeds:
-            both = {arm: self.values(endpoint, arm, seed) for arm in (baseline, treatment)}
-            absent = [f"{arm}-s{seed}" for arm, values in both.items() if values is None]
+            both = {arm: self._items(endpoint, arm, seed) for arm in (baseline, treatment)}
+            absent = [f"{arm}-s{seed}" for arm, items in both.items() if items is None]
             missing += absent
             if not absent:
                 found[seed] = tuple(both.values())
         if not found:
             return None
-        first, second = (np.array([pair[side] for pair in found.values()]) for side in (0, 1))
+        valued = np.all([items.valued for pair in found.values() for items in pair], axis=0)
+        first, second = (np.array([pair[side].values(valued) for pair in found.values()]) for side in (0, 1))
         if first.dtype != second.dtype:  # some run of booleans had an item without a value
             first, second = first.astype(float), second.astype(float)
         clusters = self.clusters(endpoint)
-        valued = ~(np.isnan(first.astype(float)).any(0) | np.isnan(second.astype(float)).any(0))
         if clusters is not None:
             clusters = [cluster for cluster, keep in zip(clusters, valued, strict=True) if keep]
-        return PairedItems(list(found), missing, first[:, valued], second[:, valued], clusters, int((~valued).sum()))
+        return PairedItems(list(found), missing, first, second, clusters, int((~valued).sum()))
 
-    def _read(self, endpoint: Endpoint, file: Path) -> np.ndarray:
+    def _items(self, endpoint: Endpoint, arm: str, seed: int) -> "_Items | None":
+        key = (endpoint.name, arm, seed)
+        if key not in self._read_files:
+            file = self.experiment.run(arm, seed, endpoint.stage).rows_file(endpoint.eval, endpoint.task)
+            self._read_files[key] = None if file is None else self._read(endpoint, file)
+        return self._read_files[key]
+
+    def _asked(self, endpoint: Endpoint) -> list[dict[str, Any]]:
+        """Return what the items ask, from the run that was read first; none where there is no run."""
+        if endpoint.name not in self._first:
+            for run in self.experiment.runs(stage=endpoint.stage):
+                if self._items(endpoint, run.arm, run.seed) is not None:
+                    break
+        return self._first.get(endpoint.name, (None, []))[1]
+
+    def _read(self, endpoint: Endpoint, file: Path) -> "_Items":
         rows = sorted(
             (row for row in read_rows(file) if is_selected(row, endpoint.where)), key=lambda row: row["index"]
         )
@@ -115,13 +174,13 @@ class EndpointItems:
         self._check_same(endpoint, file, asked)
         values = [_number(file, row, endpoint.value) for row in rows]
         if endpoint.per is None and all(isinstance(value, bool) for value in values):
-            return np.array(values)
+            return _Items(np.array(values))
         numbers = np.array([math.nan if value is None else float(value) for value in values])
-        if endpoint.per is not None:
-            numbers = numbers / np.mean([float(_number(file, row, endpoint.per) or 0) for row in rows])
         if endpoint.unit.startswith("bits") and endpoint.value.rpartition(".")[2].endswith("nats"):
             numbers = numbers / math.log(2)
-        return numbers
+        if endpoint.per is None:
+            return _Items(numbers)
+        return _Items(numbers, np.array([float(_number(file, row, endpoint.per) or 0) for row in rows]))
 
     def _check_same(self, endpoint: Endpoint, file: Path, asked: list[dict[str, Any]]) -> None:
         other_file, other = self._first.setdefault(endpoint.name, (file, asked))
@@ -138,6 +197,25 @@ class EndpointItems:
                         f"{key} is {before.get(key)!r} in {other_file} and {now.get(key)!r} in {file}; measure both "
                         "runs with the same evaluation"
                     )
+
+
+@dataclass(frozen=True)
+class _Items:
+    """The items of one run: (items,) numerators, NaN where there is no value, and, with `per`, denominators."""
+
+    numerators: np.ndarray
+    denominators: np.ndarray | None = None
+
+    @property
+    def valued(self) -> np.ndarray:
+        return ~np.isnan(self.numerators.astype(float))
+
+    def values(self, kept: np.ndarray | None = None) -> np.ndarray:
+        """Return the values of the items that are kept, of all by default; an item without a value weighs nothing."""
+        chosen = self.numerators if kept is None else self.numerators[kept]
+        if self.denominators is None:
+            return chosen
+        return chosen / self.denominators[self.valued if kept is None else kept].mean()
 
 
 def value_at(row: Any, path: str) -> Any:
@@ -159,10 +237,11 @@ def is_selected(row: dict[str, Any], where: dict[str, Any]) -> bool:
     )
 
 
-def floor_of(endpoint: Endpoint, results: dict[str, Any] | None) -> float | None:
+def floor_of(endpoint: Endpoint, results: dict[str, Any] | None) -> Floor | None:
     """Return what can be had without arithmetic, from `results.json`; None where that does not say.
 
-    Only shares of right answers have a floor. Over several probe sets it is the mean of theirs, by items.
+    Only shares of right answers have a floor. Over several probe sets it is the mean of theirs, by items, and says of
+    none what it is.
     """
     task = (results or {}).get("results", {}).get(endpoint.task)
     if not isinstance(task, dict):
@@ -173,7 +252,9 @@ def floor_of(endpoint: Endpoint, results: dict[str, Any] | None) -> float | None
     share = {"strict_right": "strict_accuracy", "flexible_right": "flexible_accuracy"}.get(head, head)
     if "sets" not in task:
         found = task.get(share)
-        return found.get("floor") if isinstance(found, dict) and not endpoint.where else None
+        if not isinstance(found, dict) or found.get("floor") is None or endpoint.where:
+            return None
+        return Floor(found["floor"], _sources(task, share, found["floor"]))
     wanted = endpoint.where.get("set", list(task["sets"]))
     groups = [task["sets"].get(name) for name in (wanted if isinstance(wanted, list) else [wanted])]
     tags = {path.removeprefix("tags."): value for path, value in endpoint.where.items() if path != "set"}
@@ -185,7 +266,25 @@ def floor_of(endpoint: Endpoint, results: dict[str, Any] | None) -> float | None
     shares = [value_at(group, share) for group in groups]
     if not shares or any(not isinstance(one, dict) or one.get("floor") is None for one in shares):
         return None
-    return sum(one["floor"] * one["n"] for one in shares) / sum(one["n"] for one in shares)
+    value = sum(one["floor"] * one["n"] for one in shares) / sum(one["n"] for one in shares)
+    return Floor(value, _sources(groups[0] if len(groups) == 1 else {}, share, value))
+
+
+def _sources(results: dict[str, Any], share: str, highest: float) -> tuple[str, ...]:
+    """Return the names of the floors of a share in the results of a task or set, those of this value first."""
+    floors = results.get("floors") or {"unnamed": {"value": highest}}
+    names = [name for name in floors if _is_of_share(name, share)]
+    return tuple(sorted(names, key=lambda name: floors[name].get("value") != highest))
+
+
+def _is_of_share(floor: str, share: str) -> bool:
+    """Return whether a floor is one of this share: candidates are chosen among, and replies say something again."""
+    chosen = share.startswith("likelihood")
+    if floor.endswith("among_candidates"):
+        return chosen
+    if floor.startswith("question_again"):
+        return not chosen and floor.endswith("in_digits") == share.endswith("in_digits")
+    return True
 
 
 def _number(file: Path, row: dict[str, Any], path: str) -> bool | float | None:

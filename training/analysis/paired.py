@@ -60,6 +60,12 @@ class Comparison:
             return None
         return "treatment" if (self.difference > 0) == self.higher_is_better else "baseline"
 
+    def detectable_at(self, alpha: float) -> float | None:
+        """Return the minimum detectable effect of a test at another level, as alpha / m in a family of m tests."""
+        if self.minimum_detectable_effect is None:
+            return None
+        return _minimum_detectable_effect(np.array(self.seed_differences), alpha)
+
     def to_json(self) -> dict[str, Any]:
         """Return all fields and `favours` as what JSON can hold."""
         fields = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -145,17 +151,19 @@ def compare(
     )
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[str, float | None]) -> dict[str, float]:
     """Return the p-values of a family, by name, adjusted so that the family errs at most as often as one (Holm 1979).
 
-    Raises `ValueError` for what is no probability; a comparison without a p-value is to be left out of the family.
+    p_values: of every test that was declared. None stands for one that could not be made: it counts as 1 and is
+    adjusted to 1, for a family that shrank with its missing tests would be a more lenient one. Raises `ValueError` for
+    what is no probability.
     """
     for name, p_value in p_values.items():
-        if p_value is None or not 0 <= p_value <= 1:
-            raise ValueError(f"the p-value of {name} is {p_value}; give one between 0 and 1, or leave {name} out")
+        if p_value is not None and not 0 <= p_value <= 1:
+            raise ValueError(f"the p-value of {name} is {p_value}; give one between 0 and 1, or None for no test")
     if not p_values:
         return {}
-    adjusted = multipletests(list(p_values.values()), method="holm")[1]
+    adjusted = multipletests([1.0 if p is None else p for p in p_values.values()], method="holm")[1]
     return dict(zip(p_values, adjusted.tolist(), strict=True))
 
 

@@ -4,20 +4,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from training.analysis.comparison_figures import plot_arms, plot_differences
-from training.analysis.endpoint_items import EndpointItems, floor_of
+from training.analysis.endpoint_items import EndpointItems
 from training.analysis.experiment_results import Experiment
 from training.analysis.report_pages import Block, Bullets, Figure, Heading, Note, Section, Table
-from training.analysis.report_words import Scale, counted, listed, plus_minus, probability, with_sd
+from training.analysis.report_words import counted, listed, mean_and_sd, probability
 from training.analysis.verdict import EndpointTest, null_in_words
 
 
 def differences_section(experiment: Experiment, tests: Sequence[EndpointTest], folder: Path) -> Section:
     """Write every endpoint in every comparison: tables, and a figure of every seed's difference."""
     alpha, confidence = experiment.alpha, f"{100 * (1 - experiment.alpha):g} %"
-    families = {
-        role: counted(sum(test.adjusted_p is not None for test in tests if test.role == role), "test")
-        for role in ("secondary", "control")
-    }
+    families = {role: counted(sum(test.role == role for test in tests), "test") for role in ("secondary", "control")}
     blocks: list[Block] = [
         "Arms are compared within seeds: each seed gives one difference, treatment minus baseline, over all items of "
         f"the test. Interval ({confidence}) and p are those of the paired t test over these differences; ± is one "
@@ -29,9 +26,11 @@ def differences_section(experiment: Experiment, tests: Sequence[EndpointTest], f
                 f"over this family ({families['secondary']}), and the adjusted p decides.",
                 "Control: primary and secondary endpoints in the other comparisons, adjusted in the same way over a "
                 f"family of their own ({families['control']}).",
+                "A test that could not be made counts in its family as one with p = 1.",
                 "Exploratory: everything else. Not adjusted; it can suggest, and proves nothing.",
                 "Detectable: the true difference that a test of so many seeds, with the spread between them that was "
-                "observed, finds with 80 % power. A null says nothing about differences below it.",
+                f"observed, finds with 80 % power: at the level α = {alpha:g}, or in a family of m tests at α/m, as "
+                "Holm's first step asks (Bonferroni's bound). A null says little about differences below it.",
             ]
         ),
     ]
@@ -78,24 +77,23 @@ def _comparison(experiment: Experiment, tests: Sequence[EndpointTest]) -> list[B
         if test.items is None or result is None:
             rows.append([name, test.role, "missing", "missing", *["–"] * 5])
             continue
-        interval = f" ({scale.interval(result.interval)})" if result.interval else ""
         rows.append(
             [
                 name,
                 test.role,
-                _level(scale, result.baseline_mean, result.baseline_sd),
-                _level(scale, result.treatment_mean, result.treatment_sd),
-                scale.signed(result.difference) + interval,
+                scale.with_spread(result.baseline_mean, result.baseline_sd),
+                scale.with_spread(result.treatment_mean, result.treatment_sd),
+                scale.with_interval(result.difference, result.interval),
                 probability(result.p_value),
                 probability(test.adjusted_p) if test.role in ("secondary", "control") else "none",
-                scale.bare(result.minimum_detectable_effect),
+                scale.bare(test.detectable),
                 f"{result.seeds}\u00a0×\u00a0{result.items:,}",
             ]
         )
         beside.append([test.endpoint.name, *_sensitivity(test)])
         for note in _notes(experiment, test):
             notes.setdefault(note, []).append(test.endpoint.name)
-    blocks: list[Block] = [Table([*head, "detectable", "seeds ×\u00a0items"], rows, names=2)]
+    blocks: list[Block] = [Table([*head, _detectable_head(tests), "seeds ×\u00a0items"], rows, names=2)]
     if beside:
         head = ["endpoint", "bootstrap interval", "its p", "sign-flip p", "smallest", "odds ratio", "only one right"]
         blocks.append(Table(head, beside))
@@ -104,13 +102,20 @@ def _comparison(experiment: Experiment, tests: Sequence[EndpointTest]) -> list[B
     return blocks
 
 
+def _detectable_head(tests: Sequence[EndpointTest]) -> str:
+    """Return the head of the column, with the sizes of the families that its tests belong to."""
+    families = {test.role: test.family for test in tests if test.family > 1}
+    levels = ", ".join(f"{role}: at α/{family}" for role, family in families.items())
+    return f"detectable ({levels})" if levels else "detectable"
+
+
 def _notes(experiment: Experiment, test: EndpointTest) -> Iterator[str]:
     """Yield what has to be said of a test in words: a null, missing seeds, items that do not count."""
     result, items = test.result, test.items
     assert result is not None and items is not None
     if result.note:
         yield result.note
-    elif not test.is_found(experiment.alpha):
+    if result.p_value is not None and not test.is_found(experiment.alpha):
         yield f"no difference was found. {null_in_words(test)}"
     if items.missing:
         yield (
@@ -137,35 +142,35 @@ def _sensitivity(test: EndpointTest) -> list[str]:
     ]
 
 
-def _level(scale: Scale, mean: float, spread: float | None) -> str:
-    return plus_minus(scale.bare(mean), None if spread is None else scale.bare(spread))
-
-
 def floors_section(experiment: Experiment, items: EndpointItems, folder: Path) -> Section:
     """Write what each arm reached, beside what can be had without arithmetic."""
     rows, panels = [], {}
+    sources: dict[str, list[str]] = {}
     for endpoint in experiment.endpoints:
         values = {arm: items.means(endpoint, arm) for arm in experiment.arms}
-        scale = items.scale(endpoint)
-        floors = [floor_of(endpoint, run.results(endpoint.eval)) for run in experiment.runs(stage=endpoint.stage)]
-        floor = max((one for one in floors if one is not None), default=None)
+        scale, floor = items.scale(endpoint), items.floor(endpoint)
         cells = []
         for of_arm in values.values():
             some = 0 < len(of_arm) < len(experiment.seeds)
-            level = with_sd(scale.bare, of_arm) if of_arm else "missing"
+            level = scale.with_spread(*mean_and_sd(of_arm)) if of_arm else "missing"
             cells.append(level + (f" (n = {len(of_arm)})" if some else ""))
         name = f"{endpoint.name}, {scale.axis}" if scale.axis else endpoint.name
-        rows.append([name, endpoint.role, scale.bare(floor) if floor is not None else "none", *cells])
-        panels[endpoint.name] = (values, scale.axis, scale.factor, floor)
+        rows.append([name, endpoint.role, scale.bare(floor.value) if floor is not None else "none", *cells])
+        panels[endpoint.name] = (values, scale.axis, scale.factor, None if floor is None else floor.value)
+        if floor is not None:
+            first, *others = floor.source_words
+            words = f"{first}; also computed: {listed(others)}" if others else first
+            sources.setdefault(words, []).append(endpoint.name)
     plot_arms(panels, folder / "arms.png")
+    floors = [f"Floor of {'; '.join(names)}: {words}." for words, names in sources.items()]
     return Section(
         "All arms and their floors",
         [
             f"Mean ± one standard deviation over {counted(len(experiment.seeds), 'declared seed')}, at the last "
-            "checkpoint of each stage. The floor is the best that the same items give without arithmetic: one answer "
-            "to all, the last number of the question, the question said again, a guess among candidates. An arm at "
-            "the floor has not shown that it can do the task.",
+            "checkpoint of each stage. The floor is the best that the same items give without arithmetic, of what was "
+            "computed. An arm at the floor has not shown that it can do the task.",
             Table(["endpoint", "role", "floor", *experiment.arms], rows, names=2),
+            *([Bullets(floors)] if floors else []),
             Figure(
                 "arms.png",
                 "Every endpoint of every arm, with every seed and the floor",

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from training.analysis.comparison_figures import plot_curves, plot_doses
-from training.analysis.endpoint_items import EndpointItems, floor_of, value_at
+from training.analysis.endpoint_items import EndpointItems, value_at
 from training.analysis.experiment_results import Experiment, Run
 from training.analysis.report_pages import Block, Figure, Heading, Section, Table
 from training.analysis.report_words import large
@@ -20,6 +20,8 @@ _LOGGED = {
     "eval_reward": ("reward on held-out prompts", ""),
     "eval_accuracy": ("right answers on held-out prompts", ""),
 }
+# Its loss is that of the policy: weighted by advantages, around zero, and no likelihood of a text.
+_LOGGED_BY_GRPO = {"loss": ("policy loss of GRPO (no measure of progress)", "")}
 
 
 def curves_section(experiment: Experiment, items: EndpointItems, folder: Path) -> Section:
@@ -48,9 +50,9 @@ def curves_section(experiment: Experiment, items: EndpointItems, folder: Path) -
                 for arm in experiment.arms
             }
             if any(len(curve) > 1 for each in curves.values() for curve in each):
-                floors = [floor_of(endpoint, run.results(endpoint.eval)) for run in experiment.runs(stage=stage)]
-                floor = max((one * scale.factor for one in floors if one is not None), default=None)
-                panels[endpoint.name] = (curves, scale.axis, floor)
+                floor = items.floor(endpoint)
+                line = None if floor is None else floor.value * scale.factor
+                panels[endpoint.name] = (curves, scale.axis, line)
         for title, curves in _hellaswag(experiment, stage).items():
             panels.setdefault(title, (curves, "%", 25.0))
         blocks.append(Heading(f"Stage `{stage}`"))
@@ -100,24 +102,25 @@ def _logging(experiment: Experiment, arm: str, stage: str) -> list[Run]:
 
 
 def _logged_keys(experiment: Experiment, stage: str) -> dict[str, tuple[str, str]]:
-    seen = {key for run in experiment.runs(stage=stage) for row in run.metrics for key in row}
-    found = {key: title for key, title in _LOGGED.items() if key in seen}
-    return found
+    rows = (row for run in experiment.runs(stage=stage) for row in run.metrics)
+    seen = {key for row in rows for key, value in row.items() if value is not None}
+    titles = _LOGGED | (_LOGGED_BY_GRPO if experiment.program_of(stage) == "grpo" else {})
+    return {key: title for key, title in titles.items() if key in seen}
 
 
 def _hellaswag(experiment: Experiment, stage: str) -> dict[str, dict[str, list[dict[int, float]]]]:
     """Return the curves of HellaSwag's accuracy in per cent by title, where several checkpoints were measured."""
     found: dict[str, dict[str, list[dict[int, float]]]] = {}
-    for evaluation in experiment.evals_of(stage):
-        for run in experiment.runs(stage=stage):
-            curves: dict[str, dict[int, float]] = {}
+    for run in experiment.runs(stage=stage):
+        curves: dict[str, dict[int, float]] = {}
+        for evaluation in experiment.evals_of(stage):  # of which several may measure one task, at other checkpoints
             for folder in run.measured(evaluation):
                 for task, results in read_json(folder / "results.json")["results"].items():
                     value = value_at(results, "acc_norm.value")
                     if value is not None:
                         curves.setdefault(f"{task}, acc_norm", {})[checkpoint_step(folder)] = 100 * value
-            for title, curve in curves.items():
-                found.setdefault(title, {}).setdefault(run.arm, []).append(curve)
+        for title, curve in curves.items():
+            found.setdefault(title, {}).setdefault(run.arm, []).append(curve)
     several = {
         title for title, of_arm in found.items() if any(len(one) > 1 for each in of_arm.values() for one in each)
     }

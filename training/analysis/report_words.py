@@ -23,6 +23,22 @@ class Scale:
             return "–"
         return f"{100 * value:.1f}" if self.is_share else _digits(value)
 
+    def with_spread(self, mean: float, spread: float | None) -> str:
+        """Return `40.0 ± 1.2` in the unit of `axis`, both with the same number of places."""
+        if spread is None:
+            return self.bare(mean)
+        if self.is_share:
+            return plus_minus(self.bare(mean), self.bare(spread))
+        places = _places(mean, spread)
+        return plus_minus(_digits(mean, places), _digits(spread, places))
+
+    def with_interval(self, difference: float, bounds: tuple[float, float] | None) -> str:
+        """Return `+5.0 (+3.0 to +7.0)`, all with the same number of places."""
+        if bounds is None:
+            return self.signed(difference)
+        places = _places(difference, *bounds)
+        return f"{self.signed(difference, places)} ({self.interval(bounds, places)})"
+
     def change(self, value: float | None) -> str:
         """Return a difference with its sign: `+5.0 points`."""
         if value is None:
@@ -33,15 +49,18 @@ class Scale:
         """Return how large a difference is, without a sign: `5.0 points`."""
         return self.change(value).removeprefix("+") if value is not None else "–"
 
-    def signed(self, value: float) -> str:
+    def signed(self, value: float, places: int | None = None) -> str:
         if self.is_share:
             # Adding 0.0 turns a rounded -0.0 into 0.0.
             return minus(f"{round(100 * value, 1) + 0.0:+.1f}")
-        return ("+" if value >= 0 else "") + _digits(value)
+        return ("+" if value >= 0 else "") + _digits(value, places)
 
-    def interval(self, bounds: tuple[float, float] | None) -> str:
-        """Return `+3.0 to +7.0`, without a unit."""
-        return "–" if bounds is None else _whole(f"{self.signed(bounds[0])} to {self.signed(bounds[1])}")
+    def interval(self, bounds: tuple[float, float] | None, places: int | None = None) -> str:
+        """Return `+3.0 to +7.0`, without a unit, both with the same number of places."""
+        if bounds is None:
+            return "–"
+        places = _places(*bounds) if places is None else places
+        return _whole(f"{self.signed(bounds[0], places)} to {self.signed(bounds[1], places)}")
 
     @property
     def axis(self) -> str:
@@ -119,7 +138,13 @@ def _whole(text: str) -> str:
     return text.replace(" ", "\u00a0")
 
 
-def _digits(value: float) -> str:
-    """Return a number in about five digits."""
-    places = 4 if abs(value) < 10 else 2 if abs(value) < 1000 else 0
+def _places(*values: float) -> int:
+    """Return the places behind the point with which the largest of some numbers has about five digits."""
+    largest = max(map(abs, values))
+    return 4 if largest < 10 else 2 if largest < 1000 else 0
+
+
+def _digits(value: float, places: int | None = None) -> str:
+    """Return a number in about five digits, or with so many places."""
+    places = _places(value) if places is None else places
     return minus(f"{round(value, places) + 0.0:,.{places}f}")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from training.analysis.endpoint_items import EndpointItems, PairedItems, floor_of
+from training.analysis.endpoint_items import EndpointItems, Floor, PairedItems
 from training.analysis.experiment_results import Endpoint, Experiment
 from training.analysis.paired import Comparison, compare, holm
 from training.analysis.report_words import Scale, counted, with_p
@@ -16,8 +16,9 @@ class EndpointTest:
     """One endpoint in one comparison.
 
     role: `primary` and `secondary` are these endpoints in the primary comparison, `control` is either in another
-    comparison, `exploratory` is the rest. adjusted_p: by Holm among the tests of its role, for secondary and control.
-    result: None where no seed has both arms. floor: the highest of the runs'.
+    comparison, `exploratory` is the rest. family: how many tests were declared of a role that is adjusted, secondary
+    and control, 1 for the others. adjusted_p: by Holm among them. result: None where no seed has both arms. floor: the
+    highest of the endpoint's.
     """
 
     endpoint: Endpoint
@@ -27,8 +28,9 @@ class EndpointTest:
     scale: Scale
     items: PairedItems | None = None
     result: Comparison | None = None
+    family: int = 1
     adjusted_p: float | None = None
-    floor: float | None = None
+    floor: Floor | None = None
 
     @property
     def deciding_p(self) -> float | None:
@@ -36,6 +38,11 @@ class EndpointTest:
         if self.result is None:
             return None
         return self.adjusted_p if self.role in ("secondary", "control") else self.result.p_value
+
+    @property
+    def detectable(self) -> float | None:
+        """The difference that is found with 80 % power; in a family at alpha / m, Bonferroni's bound on Holm."""
+        return None if self.result is None else self.result.detectable_at(self.result.alpha / self.family)
 
     def is_found(self, alpha: float) -> bool:
         return self.deciding_p is not None and self.deciding_p < alpha
@@ -45,6 +52,11 @@ class EndpointTest:
         """Whether the treatment is on the better side, by however little."""
         assert self.result is not None
         return (self.result.difference > 0) == self.endpoint.higher_is_better
+
+    @property
+    def side(self) -> str:
+        """The treatment's side of the baseline in a word, for a difference that was found."""
+        return "better" if self.is_better else "worse"
 
 
 def measure_endpoints(experiment: Experiment, items: EndpointItems, replications: int = 10_000) -> list[EndpointTest]:
@@ -66,22 +78,18 @@ def measure_endpoints(experiment: Experiment, items: EndpointItems, replications
                     higher_is_better=endpoint.higher_is_better,
                     replications=replications,
                 )
-                floors = [
-                    floor_of(endpoint, experiment.run(arm, seed, endpoint.stage).results(endpoint.eval))
-                    for arm in (baseline, treatment)
-                    for seed in test.items.seeds
-                ]
-                floor = max((one for one in floors if one is not None), default=None)
-                test = replace(test, result=result, floor=floor)
+                test = replace(test, result=result, floor=items.floor(endpoint))
             tests.append(test)
     for role in ("secondary", "control"):
+        # All that were declared: a family that lost the tests without results would ask less of the others.
         family = {
-            str(place): test.result.p_value
+            str(place): None if test.result is None else test.result.p_value
             for place, test in enumerate(tests)
-            if test.role == role and test.result is not None and test.result.p_value is not None
+            if test.role == role
         }
-        for place, adjusted in holm(family).items() if family else ():
-            tests[int(place)] = replace(tests[int(place)], adjusted_p=adjusted)
+        for place, adjusted in holm(family).items():
+            tested = family[place] is not None
+            tests[int(place)] = replace(tests[int(place)], family=len(family), adjusted_p=adjusted if tested else None)
     return tests
 
 
@@ -142,10 +150,10 @@ def null_in_words(test: EndpointTest) -> str:
     result, scale = test.result, test.scale
     assert result is not None
     parts = []
-    if result.minimum_detectable_effect is not None:
+    if test.detectable is not None:
+        level = f" (at the level of {result.alpha:g} / {test.family})" if test.family > 1 else ""
         parts.append(
-            f"A difference below {scale.size(result.minimum_detectable_effect)} could not have been seen with 80 % "
-            "power."
+            f"A difference below {scale.size(test.detectable)} would have been seen with less than 80 % power{level}."
         )
     if result.equivalence is None:
         parts.append("No margin was declared, so equivalence was not tested.")
@@ -166,13 +174,15 @@ def beside_the_verdict(experiment: Experiment, tests: Sequence[EndpointTest]) ->
     """Return what has to be known together with the verdict: the floor, secondary endpoints, and controls."""
     sentences, first = [], tests[0]
     if first.result is not None and first.floor is not None and first.endpoint.higher_is_better:
-        if max(first.result.baseline_mean, first.result.treatment_mean) <= first.floor:
+        floor = first.scale.level(first.floor.value)
+        floor += f" ({first.floor.source_words[0]})" if first.floor.sources[0] != "unnamed" else ""
+        if max(first.result.baseline_mean, first.result.treatment_mean) <= first.floor.value:
             sentences.append(
-                f"Neither arm is above the floor of {first.scale.level(first.floor)}, which takes no arithmetic: a "
-                "difference, or its absence, says little down there."
+                f"Neither arm is above the floor of {floor}, which takes no arithmetic: a difference, or its absence, "
+                "says little down there."
             )
         else:
-            sentences.append(f"The floor, which takes no arithmetic, is {first.scale.level(first.floor)}.")
+            sentences.append(f"The floor, which takes no arithmetic, is {floor}.")
     secondary = [test for test in tests if test.role == "secondary"]
     if secondary:
         sentences.append(f"Secondary endpoints: {_found_among(experiment, secondary)}.")
@@ -183,7 +193,8 @@ def beside_the_verdict(experiment: Experiment, tests: Sequence[EndpointTest]) ->
         if primary.result is None or primary.deciding_p is None:
             sentences.append(f"{opening} there is no test.")
             continue
-        outcome = "a difference of" if primary.is_found(experiment.alpha) else "no difference was found:"
+        found = primary.is_found(experiment.alpha)
+        outcome = f"`{pair[1]}` did {primary.side}, a difference of" if found else "no difference was found:"
         rest = f"; secondary endpoints: {_found_among(experiment, of_pair[1:])}" if of_pair[1:] else ""
         sentences.append(
             f"{opening}, {outcome} {primary.scale.change(primary.result.difference)} "
@@ -200,7 +211,7 @@ def _found_among(experiment: Experiment, tests: Sequence[EndpointTest]) -> str:
     words = f"{len(found) or 'none'} of {len(tests)} differ{'s' if len(found) <= 1 else ''} after Holm's adjustment"
     if found:
         named = [
-            f"{test.endpoint.name} {test.scale.change(test.result.difference)}, {with_p(test.adjusted_p)}"
+            f"{test.endpoint.name} {test.side}, {test.scale.change(test.result.difference)}, {with_p(test.adjusted_p)}"
             for test in found
         ]
         words += f" ({'; '.join(named)})"
