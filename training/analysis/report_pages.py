@@ -9,7 +9,7 @@ from pathlib import Path
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --faint: #666; --line: #ddd; --shade: #f6f6f6;
-  --mark: #0072b2; --lead: #eef5fa; }
+  --mark: #0072b2; --lead: #eef5fa; --edge: #8888; }
 @media (prefers-color-scheme: dark) { :root { --ink: #ddd; --paper: #181a1b; --faint: #aaa; --line: #3a3d40;
   --shade: #222527; --mark: #6fb7e9; --lead: #1d2a33; } }
 body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem;
@@ -19,7 +19,13 @@ h2 { margin-top: 2.4rem; padding-bottom: .2rem; border-bottom: 1px solid var(--l
 h3 { margin-top: 1.6rem; }
 a { color: var(--mark); }
 .lead { font-size: 1.1rem; background: var(--lead); border-left: .3rem solid var(--mark); padding: .7rem 1rem; }
-.wide { overflow-x: auto; margin: .8rem 0; }
+.wide { overflow-x: auto; margin: .8rem 0; scrollbar-width: thin; scrollbar-color: var(--faint) transparent; }
+.wide::-webkit-scrollbar { height: .45rem; }
+.wide::-webkit-scrollbar-thumb { background: var(--faint); border-radius: .3rem; }
+.table { background: linear-gradient(to right, var(--paper) 30%, transparent) left / 3rem 100% local,
+  linear-gradient(to left, var(--paper) 30%, transparent) right / 3rem 100% local,
+  linear-gradient(to right, var(--edge), transparent) left / 1rem 100%,
+  linear-gradient(to left, var(--edge), transparent) right / 1rem 100%; background-repeat: no-repeat; }
 table { border-collapse: collapse; font-size: .88rem; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line); }
 thead th { vertical-align: bottom; }
@@ -32,7 +38,7 @@ code { font-size: .92em; background: var(--shade); padding: 0 .2em; border-radiu
 pre { background: var(--shade); padding: .6rem; overflow-x: auto; font-size: .82rem; }
 pre code { padding: 0; background: none; }
 nav ul { columns: 2; padding-left: 1.2rem; }
-@media (max-width: 36rem) { nav ul { columns: 1; } body { margin-top: .5rem; } }
+@media (max-width: 36rem) { nav ul { columns: 1; } body { margin-top: .5rem; } figure img { min-width: 0; } }
 @media print { figure img { min-width: 0; } body { max-width: none; } }
 """
 
@@ -180,7 +186,8 @@ def _html_block(block: Block, folder: Path) -> str:
                 + "</tr>"
                 for row in block.rows
             )  # fmt: skip
-            return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
+            table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>"
+            return f'<div class="wide table" tabindex="0">{table}</div>'  # which the keyboard can scroll, too
 
 
 def _kind(table: Table, place: int) -> str:
