@@ -72,7 +72,7 @@ DECLARED = {
     "exploratory": EXPLORATORY,
     "alpha": 0.05,
     "declared_at": "2026-11-23T20:00:00+00:00",
-    "recipe_sha256": "5e" * 32,
+    "recipes_sha256": {"recipes/small/corpus.yaml": "5e" * 32},
     "commit": "1234567890abcdef1234567890abcdef12345678",
     "device": "cpu, 2 cores",
     "deviations": ["Seed 3 was run on another day."],

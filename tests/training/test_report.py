@@ -14,6 +14,7 @@ from tests.training.small_experiment import (
     PRIMARY,
     SECONDARY,
     WIGGLE,
+    edit_json,
     rows_of,
     write_experiment,
     write_rows,
@@ -96,7 +97,7 @@ def test_null_states_what_could_have_been_seen_and_does_not_pass(tmp_path):
     words = verdict_of(write_experiment(tmp_path, effects={"baseline": 0, "mul_tokens": 0}, weights=False))
     assert words.startswith("No difference was found")
     assert "a difference of +0.0 points" in words
-    assert re.search(r"A difference below 2\.\d points could not have been seen with 80 % power", words)
+    assert re.search(r"A difference below 2\.\d points would have been seen with less than 80 % power\.", words)
     assert "The arms are equivalent within ±2.0 points" in words
     assert words.endswith("The primary endpoint does not pass at the declared level of 0.05.")
 
@@ -186,6 +187,35 @@ def test_holm_adjusts_secondary_tests_among_themselves_and_no_others(measured):
     assert all(test.deciding_p == test.result.p_value for test in others)
 
 
+def without_texts(folder, arm):
+    for file in folder.glob(f"{arm}-s*/pretrain/evals/text/*/*"):
+        file.unlink()
+    return folder
+
+
+def test_family_does_not_shrink_with_a_test_that_has_no_results(tmp_path):
+    folder = write_experiment(
+        tmp_path, effects=TWO, weights=False, secondary=[SECONDARY[0], EXPLORATORY[0]], exploratory=[]
+    )
+    _, tests = measured_of(without_texts(folder, "baseline"))
+    found, untested = (test for test in tests if test.role == "secondary")
+    assert found.adjusted_p == pytest.approx(2 * found.result.p_value)
+    assert untested.deciding_p is None
+    write_report(folder, replications=50)
+    assert "(2 tests), and the adjusted p decides" in (folder / "report/report.md").read_text()
+
+
+def test_detectable_effect_of_a_family_is_that_at_its_share_of_alpha(measured, study):
+    _, tests = measured
+    for role, family in (("primary", 1), ("secondary", 2), ("control", 6), ("exploratory", 1)):
+        for test in (test for test in tests if test.role == role):
+            assert test.detectable == pytest.approx(test.result.detectable_at(0.05 / family))
+    found = section(study[1], "Paired differences")
+    assert "| detectable (secondary: at α/2) |" in found
+    assert "| detectable (control: at α/6) |" in found
+    assert "would have been seen with less than 80 % power (at the level of 0.05 / 2)" in found
+
+
 def test_primary_endpoint_in_another_comparison_is_a_control(measured):
     experiment, tests = measured
     roles = {test.treatment + test.baseline: test.role for test in tests if test.endpoint == experiment.primary}
@@ -197,8 +227,13 @@ def test_controls_and_floor_stand_beside_the_verdict(tmp_path):
         "\u00a0", " "
     )
     assert "The floor, which takes no arithmetic, is 11.0 %." in lines
-    assert "Control, `mul_tokens` against `opaque`: on the primary endpoint, a difference of +11.0 points" in lines
-    assert "Secondary endpoints: 1 of 2 differs after Holm's adjustment (products of two digits, exact +8.6" in lines
+    assert (
+        "Control, `mul_tokens` against `opaque`: on the primary endpoint, `mul_tokens` did better, a difference"
+        in lines
+    )
+    assert "a difference of +11.0 points" in lines
+    found = "Secondary endpoints: 1 of 2 differs after Holm's adjustment (products of two digits, exact better, +8.6"
+    assert found in lines
 
 
 def test_arms_at_the_floor_are_said_to_be_there(tmp_path):
@@ -222,6 +257,42 @@ def test_each_null_has_its_detectable_effect_beside_it(study):
     found = section(study[1], "Paired differences").split("\n### ")[1]
     assert "sums, exact: no difference was found. A difference below" in found
     assert "GSM8K, strict: no difference was found. A difference below" in found
+
+
+def test_note_does_not_take_the_place_of_the_words_on_a_null(tmp_path):
+    sums = {**SECONDARY[1], "cluster": "set"}  # one cluster, of which there is a note
+    folder = write_experiment(tmp_path, effects=TWO, weights=False, secondary=[sums])
+    write_report(folder, replications=50)
+    found = section((folder / "report/report.md").read_text(), "Paired differences")
+    assert "sums, exact: All items are one cluster" in found
+    assert "sums, exact: no difference was found. A difference below" in found
+
+
+def test_effect_against_the_hypothesis_is_called_worse(tmp_path):
+    secondary = [{**SECONDARY[0], "higher_is_better": False}]
+    lines = beside_the_verdict(*measured_of(write_experiment(tmp_path, weights=False, secondary=secondary)))
+    assert any("(products of two digits, exact worse, +" in line for line in lines)
+
+
+def test_deviations_that_the_files_show_are_told_with_the_verdict(tmp_path):
+    folder = write_experiment(tmp_path, effects=TWO, seeds=2, weights=False)
+    write_report(folder, replications=50)
+    assert "shown by the files" not in (folder / "report/report.md").read_text().split("\n## ")[0]
+    edit_json(folder / "mul_tokens-s0/sft_math/run.json", lambda one: one["recipe"].update(learning_rate=0.1))
+    write_report(folder, replications=50)
+    head = (folder / "report/report.md").read_text().split("\n## ")[0]
+    assert "1 deviation is shown by the files: see “Protocol deviations”" in head
+
+
+def test_floors_are_named_beside_their_table(study):
+    found = section(study[1], "All arms and their floors")
+    assert "Floor of GSM8K, strict: a number in its results, which do not say what gives it; also computed:" in found
+
+
+def test_page_on_a_narrow_screen_shows_whole_figures_and_that_tables_go_on(study):
+    narrow = re.search(r"@media \(max-width: 36rem\) \{(.*?)\n?\}\s*\n", study[2], flags=re.DOTALL)[1]
+    assert "figure img { min-width: 0; }" in narrow
+    assert '<div class="wide table"' in study[2]
 
 
 def test_permutation_p_stands_beside_the_smallest_possible(study):
@@ -282,6 +353,11 @@ def test_failed_invariant_is_told_with_the_verdict(odd):
     text = (odd[0] / "report/report.md").read_text()
     assert "FAILED invariants: vocabulary" in text.split("\n## ")[0]
     assert "| FAILED | after | vocabulary | 50,349 and 50,257 |" in section(text, "Invariants")
+
+
+def test_recipes_are_named_with_what_they_held(study):
+    found = section(study[1], "Commands, commits, versions")
+    assert f"| `recipes/small/corpus.yaml` | {'5e' * 32} |" in found
 
 
 def test_commands_bear_no_folder_of_the_machine(odd):

@@ -12,7 +12,8 @@ from training.analysis.experiment_results import read_experiment
 from training.analysis.fact_embeddings import probe_products, read_fact_rows, shared_map
 from training.analysis.fact_measures import accuracy_by_fact, find_fact_probe, token_use, within_model
 from training.analysis.protocol_checks import deviations
-from training.analysis.report_facts import embeddings_section, halves_section
+from training.analysis.report_facts import embeddings_section, halves_section, tokens_section
+from training.analysis.report_pages import Table
 from training.analysis.run_costs import cost_of, dose_of, matching, seconds_of, seconds_of_steps
 
 TWO = {"baseline": 0, "mul_tokens": 12}
@@ -50,6 +51,15 @@ def test_token_use_keeps_every_seed_of_every_arm(folder):
     assert found["sft_math, probes", "mul_table: answered by a fact"]["mul_tokens"] == [0.2, pytest.approx(0.22)]
 
 
+def test_arm_whose_token_names_no_fact_has_no_token_use(tmp_path):
+    folder = write_experiment(tmp_path, effects={**TWO, "opaque": 0}, seeds=2, weights=False)
+    experiment = read_experiment(folder)
+    assert all("opaque" not in by_arm and "baseline" in by_arm for _, _, by_arm in token_use(experiment))
+    (table,) = [block for block in tokens_section(experiment, tmp_path).blocks if isinstance(block, Table)]
+    place = table.head.index("opaque")
+    assert {row[place] for row in table.rows} == {"–"}
+
+
 def half_study(tmp_path, seeds=4):
     """A study in whose `half_facts` models exactly the tokenised facts are right."""
     folder = write_experiment(tmp_path, effects={"baseline": 0, "half_facts": 0}, seeds=seeds, weights=False)
@@ -81,6 +91,26 @@ def test_difficulty_of_the_facts_is_taken_away_by_the_baseline(tmp_path):
     experiment = read_experiment(folder)
     found = within_model(experiment, find_fact_probe(experiment), "half_facts")
     assert found["adjusted"]["exact"].difference == 0
+
+
+def test_reference_of_a_half_is_the_baseline_of_its_dose(tmp_path):
+    effects = {"baseline": 0, "more": 0, "half_facts": 0}
+    arms = {"more": {"condition": "baseline", "dose": 0.01}, "half_facts": {"dose": 0.01}}
+    folder = write_experiment(tmp_path, effects=effects, arms=arms, seeds=2, weights=False)
+    for seed in range(2):
+        _, rows = rows_of(folder, f"half_facts-s{seed}/sft_math", "probes")
+        write_rows(rows_of(folder, f"more-s{seed}/sft_math", "probes")[0], rows)
+    experiment = read_experiment(folder)
+    probe = find_fact_probe(experiment)
+    assert within_model(experiment, probe, "half_facts")["adjusted"]["exact"].difference == 0
+    edit_json(folder / "experiment.json", lambda one: one["arms"]["half_facts"].update(dose=0.1))
+    assert within_model(read_experiment(folder), probe, "half_facts")["adjusted"] == {}
+
+
+def test_halves_are_called_exploratory(tmp_path):
+    blocks = halves_section(read_experiment(half_study(tmp_path))).blocks
+    assert "exploratory" in blocks[0]
+    assert [block.head[5] for block in blocks if isinstance(block, Table)] == ["p (exploratory)"]
 
 
 def test_seed_without_a_list_of_tokenised_facts_is_missing(tmp_path):

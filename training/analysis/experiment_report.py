@@ -4,6 +4,7 @@ from pathlib import Path
 
 from training.analysis.endpoint_items import EndpointItems
 from training.analysis.experiment_results import Experiment, read_experiment
+from training.analysis.protocol_checks import deviations
 from training.analysis.report_conduct import costs_section, deviations_section, invariants_section, provenance_section
 from training.analysis.report_facts import embeddings_section, facts_section, halves_section, tokens_section
 from training.analysis.report_pages import Bullets, Document, Lead, Note, to_html, to_markdown
@@ -68,6 +69,7 @@ def _warnings(experiment: Experiment) -> list[str]:
     given = experiment.declared.get("invariants", {})
     failed = [check["name"] for when in given.values() for check in when if not check.get("passed")]
     missing, declared = experiment.missing(), experiment.declared.get("deviations", [])
+    others = len(deviations(experiment)) - len(missing)  # which begin with what is missing
     warnings = []
     if failed:
         warnings.append(f"FAILED invariants: {listed(failed)}. The arms differ in more than they should.")
@@ -76,6 +78,9 @@ def _warnings(experiment: Experiment) -> list[str]:
         warnings.append(f"{many} missing: see “Protocol deviations”.")
     if declared:
         warnings.append(f"{counted(len(declared), 'declared deviation')} from the plan: see “Protocol deviations”.")
+    if others:
+        many = counted(others, "deviation is", "deviations are")
+        warnings.append(f"{many} shown by the files: see “Protocol deviations”.")
     return warnings
 
 

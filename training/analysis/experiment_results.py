@@ -85,6 +85,11 @@ class Run:
             self._results[evaluation] = read_json(folders[-1] / "results.json") if folders else None
         return self._results[evaluation]
 
+    def has(self, evaluation: str, task: str) -> bool:
+        """Return whether the last checkpoint that was evaluated has the rows and the results of a task."""
+        finished = (self.results(evaluation) or {}).get("results", {})
+        return task in finished and self.rows_file(evaluation, task) is not None
+
     def rows_file(self, evaluation: str, task: str) -> Path | None:
         """Return the items of the last checkpoint that was evaluated, None where there are none."""
         folders = self.measured(evaluation)
@@ -133,6 +138,9 @@ class Experiment:
     def primary(self) -> Endpoint:
         return self.endpoints[0]
 
+    def program_of(self, stage: str) -> str | None:
+        return next(one.get("program") for one in self.declared["stages"] if one["name"] == stage)
+
     def evals_of(self, stage: str) -> list[str]:
         return [one["name"] for one in self.declared["evals"] if stage in one["stages"]]
 
@@ -158,8 +166,18 @@ class Experiment:
             if arm in (None, run.arm) and stage in (None, run.stage):
                 yield run
 
+    def tasks_of(self, evaluation: str) -> list[str]:
+        """Return the tasks of an evaluation: the declared ones, and all that endpoints or results of a run name."""
+        declared = next(one for one in self.declared["evals"] if one["name"] == evaluation)
+        tasks = [*declared.get("tasks", [])]
+        tasks += [endpoint.task for endpoint in self.endpoints if endpoint.eval == evaluation]
+        for run in self.runs():
+            tasks += (run.results(evaluation) or {}).get("results", {})
+        return list(dict.fromkeys(tasks))
+
     def missing(self) -> list[str]:
-        """Return one sentence for each run and evaluation whose files are not there."""
+        """Return one sentence for each run and evaluation whose files are not there, or not all of them."""
+        tasks = {one["name"]: self.tasks_of(one["name"]) for one in self.declared["evals"]}
         sentences = []
         for run in self.runs():
             absent = [f"`{name}`" for name in self.evals_of(run.stage) if not run.measured(name)]
@@ -170,6 +188,9 @@ class Experiment:
             if not run.metrics:
                 sentences.append(f"The log of `{run.name}` (metrics.jsonl) is missing.")
             sentences += [f"The evaluation {name} of `{run.name}` is missing." for name in absent]
+            for name in self.evals_of(run.stage):
+                if lacking := [f"`{task}`" for task in tasks[name] if run.measured(name) and not run.has(name, task)]:
+                    sentences.append(f"The evaluation `{name}` of `{run.name}` lacks {', '.join(lacking)}.")
         return sentences
 
 

@@ -14,6 +14,7 @@ from training.analysis.result_files import read_rows
 
 FACT_SETS = ("facts", "mul_table")  # the probe sets that ask for a product of two digits
 HALF = "half_facts"
+OPAQUE = "opaque_token"
 # What is compared inside a model, by its path in a row of the probes.
 WITHIN = {
     "exact": "right answer",
@@ -83,12 +84,16 @@ def token_use(experiment: Experiment) -> list[tuple[str, str, dict[str, list[flo
     """Return stage and evaluation, measure, and the values of all seeds by arm, wherever replies were looked through.
 
     Measures are those of `USES` for generated solutions, and the share of probes whose answer was read from a fact.
+    They look for tokens that name a fact, so an arm whose one token names none has no values, rather than zeros.
     """
+    arms = experiment.declared["arms"]
     found = []
     for stage in experiment.stages:
         for evaluation in experiment.evals_of(stage):
             table: dict[tuple[str, str], dict[str, list[float]]] = {}
             for run in experiment.runs(stage=stage):
+                if arms[run.arm]["condition"] == OPAQUE:
+                    continue
                 for task, results in _tasks(run, evaluation):
                     for measure, value in _uses(results):
                         table.setdefault((task, measure), {}).setdefault(run.arm, []).append(value)
@@ -103,11 +108,17 @@ def within_model(experiment: Experiment, probe: FactProbe, arm: str) -> dict[str
 
     Returns `seeds`, `missing` (seeds without results or without a list of tokenised facts), `facts` (how many are
     tokenised, by seed), and for each key of `WITHIN` the comparison over seeds: plain facts are its baseline. With
-    `adjusted` in place of `within` the same contrast in the baseline arm, where all facts are plain, is taken away,
-    for some facts are harder than others.
+    `adjusted` in place of `within` the same contrast in the baseline arm of the same dose, where all facts are plain,
+    is taken away, for some facts are harder than others; without such an arm it is empty.
     """
+    arms = experiment.declared["arms"]
     reference = next(
-        (name for name, one in experiment.declared["arms"].items() if one["condition"] == "baseline"), None
+        (
+            name
+            for name, one in arms.items()
+            if one["condition"] == "baseline" and one.get("dose") == arms[arm].get("dose")
+        ),
+        None,
     )
     seeds, missing, facts = [], [], []
     means: dict[str, list[list[float]]] = {key: [] for key in WITHIN}

@@ -90,7 +90,6 @@ def provenance_section(experiment: Experiment) -> Section:
         ("scale", declared["scale"]),
         ("declared", declared.get("declared_at")),
         ("commit of the declaration", declared.get("commit")),
-        ("sha256 of the recipe", declared.get("recipe_sha256")),
         ("device of the declaration", declared.get("device")),
         ("seeds", ", ".join(map(str, experiment.seeds))),
         ("commits of the runs", _tally(commits(experiment))),
@@ -110,6 +109,13 @@ def provenance_section(experiment: Experiment) -> Section:
         Heading("Stages and evaluations"),
         Table(["step", "recipe", "begins at or measures"], steps, names=3),
     ]
+    recipes = [[f"`{recipe}`", sha256] for recipe, sha256 in declared.get("recipes_sha256", {}).items()]
+    if recipes:
+        blocks += [
+            Heading("Recipes as declared"),
+            "The sha256 of the keys and values of each file, without its comments.",
+            Table(["recipe", "sha256"], recipes, names=2),
+        ]
     commands = _commands(experiment)
     if commands:
         blocks += [

@@ -85,7 +85,8 @@ def tokens_section(experiment: Experiment, folder: Path) -> Section:
         "How replies use the tokens: mean ± one standard deviation over seeds. A one-digit product is counted where "
         "it stands, in digits or as a token, so that the arms can be compared; “answered by a fact” counts answers "
         "that were read from a product of two digits, which an arm without tokens can only write out. A dash means "
-        "that no reply gave occasion for the measure, or that the run is missing.",
+        "that no reply gave occasion for the measure, that the run is missing, or that the arm's token names no fact "
+        "(one token for all), so that nothing of this can be asked of it.",
         Table(["after stage, task", "measure", *experiment.arms], rows, names=2),
     ]
     if panels:
@@ -138,8 +139,8 @@ def embeddings_section(experiment: Experiment, folder: Path) -> Section:
         Table(["arm", "R², mean ± SD over seeds", "null", "p", "seeds"], rows),
         Figure("embeddings.png", "The facts at their first two principal components, arm by arm",
                "The two first principal components over all seeds together (their Gram matrices are averaged); each "
-               "point is a fact, labelled with its product. Order by product along a line or curve means that the "
-               "model has learnt how large the products are."),
+               "point is a fact, labelled with its product. Two components of many can look ordered by chance, or "
+               "hide an order: whether the rows hold their products is for the table to say."),
         Note("Frequent facts have longer rows, and small products are more frequent in text. An R² above the null "
              "shows that the product can be read off, not that it was learnt from arithmetic; an arm with random "
              "facts, where the tokens say nothing, is the comparison for that."),
@@ -160,8 +161,9 @@ def halves_section(experiment: Experiment) -> Section | None:
     blocks: list[Block] = [
         "In these arms a half of the facts, drawn by the seed, has tokens, and the other half is plain text for the "
         "same model. So nothing that differs between runs is in the difference, tokenised minus plain; its interval "
-        "and p are those of the t test over seeds. Some facts are harder than others: the lower rows take away the "
-        "same difference in the baseline arm, where both halves are plain."
+        "and p are those of the t test over seeds. All of it is exploratory: nothing is adjusted, and it can suggest, "
+        "but proves nothing. Some facts are harder than others: the lower rows take away the same difference in the "
+        "baseline arm of the same dose, where both halves are plain."
     ]
     for arm in arms:
         blocks += [Heading(f"`{arm}`"), *_halves(experiment, probe, arm)]
@@ -192,7 +194,9 @@ def _halves(experiment: Experiment, probe: FactProbe, arm: str) -> list[Block]:
     blocks: list[Block] = [
         f"Probe set `{probe.set}` after stage `{probe.stage}`; "
         f"{listed([str(n) for n in sorted(set(found['facts']))])} of 45 facts have tokens. Values in per cent.",
-        Table(["measure", "plain", "tokenised", "difference", "interval", "p", "detectable", "seeds"], rows),
+        Table(
+            ["measure", "plain", "tokenised", "difference", "interval", "p (exploratory)", "detectable", "seeds"], rows
+        ),
         Bullets(by_seed),
     ]
     if found["missing"]:
