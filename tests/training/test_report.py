@@ -20,9 +20,11 @@ from tests.training.small_experiment import (
     write_rows,
 )
 from training.analysis.endpoint_items import EndpointItems
-from training.analysis.experiment_report import write_report
+from training.analysis.experiment_report import warnings_of, write_report
 from training.analysis.experiment_results import read_experiment
 from training.analysis.paired import holm
+from training.analysis.report_pages import Document, to_markdown
+from training.analysis.report_results import differences_section
 from training.analysis.verdict import beside_the_verdict, measure_endpoints, verdict
 
 TWO = {"baseline": 0, "mul_tokens": 12}
@@ -35,6 +37,11 @@ def measured_of(folder):
 
 def verdict_of(folder):
     return verdict(*measured_of(folder)).replace("\u00a0", " ")
+
+
+def differences_in_words(folder):
+    document = Document("", [], [differences_section(*measured_of(folder), folder)])
+    return to_markdown(document).replace("\u00a0", " ")
 
 
 def section(text, title):
@@ -201,8 +208,7 @@ def test_family_does_not_shrink_with_a_test_that_has_no_results(tmp_path):
     found, untested = (test for test in tests if test.role == "secondary")
     assert found.adjusted_p == pytest.approx(2 * found.result.p_value)
     assert untested.deciding_p is None
-    write_report(folder, replications=50)
-    assert "(2 tests), and the adjusted p decides" in (folder / "report/report.md").read_text()
+    assert "(2 tests), and the adjusted p decides" in differences_in_words(folder)
 
 
 def test_detectable_effect_of_a_family_is_that_at_its_share_of_alpha(measured, study):
@@ -262,8 +268,7 @@ def test_each_null_has_its_detectable_effect_beside_it(study):
 def test_note_does_not_take_the_place_of_the_words_on_a_null(tmp_path):
     sums = {**SECONDARY[1], "cluster": "set"}  # one cluster, of which there is a note
     folder = write_experiment(tmp_path, effects=TWO, weights=False, secondary=[sums])
-    write_report(folder, replications=50)
-    found = section((folder / "report/report.md").read_text(), "Paired differences")
+    found = differences_in_words(folder)
     assert "sums, exact: All items are one cluster" in found
     assert "sums, exact: no difference was found. A difference below" in found
 
@@ -276,12 +281,11 @@ def test_effect_against_the_hypothesis_is_called_worse(tmp_path):
 
 def test_deviations_that_the_files_show_are_told_with_the_verdict(tmp_path):
     folder = write_experiment(tmp_path, effects=TWO, seeds=2, weights=False)
-    write_report(folder, replications=50)
-    assert "shown by the files" not in (folder / "report/report.md").read_text().split("\n## ")[0]
+    declared = "1 declared deviation from the plan: see “Protocol deviations”."
+    assert warnings_of(read_experiment(folder)) == [declared]
     edit_json(folder / "mul_tokens-s0/sft_math/run.json", lambda one: one["recipe"].update(learning_rate=0.1))
-    write_report(folder, replications=50)
-    head = (folder / "report/report.md").read_text().split("\n## ")[0]
-    assert "1 deviation is shown by the files: see “Protocol deviations”" in head
+    shown = "1 deviation is shown by the files: see “Protocol deviations”."
+    assert warnings_of(read_experiment(folder)) == [declared, shown]
 
 
 def test_floors_are_named_beside_their_table(study):

@@ -53,7 +53,7 @@ def write_report(folder: str | Path, replications: int = 10_000) -> tuple[str, l
         ),
         [
             Lead(words),
-            Bullets([*_warnings(experiment), *beside_the_verdict(experiment, tests)]),
+            Bullets([*warnings_of(experiment), *beside_the_verdict(experiment, tests)]),
             Note(_about(experiment)),
         ],
         [section for section in sections if section is not None],
@@ -64,7 +64,7 @@ def write_report(folder: str | Path, replications: int = 10_000) -> tuple[str, l
     return words, [target / name for name in pages]
 
 
-def _warnings(experiment: Experiment) -> list[str]:
+def warnings_of(experiment: Experiment) -> list[str]:
     """Return what makes a reader doubt the verdict before anything else."""
     given = experiment.declared.get("invariants", {})
     failed = [check["name"] for when in given.values() for check in when if not check.get("passed")]
