@@ -37,7 +37,7 @@ from training.core.run_folder import name_run_folder, take_run_folder
 from training.evals.reply_measures import seed_of
 from training.evals.rewards import Rewards, RewardSettings, maximum_of_wrong, minimum_of_right
 from training.evals.subject import load_subject
-from training.publishing.during_training import publisher_of
+from training.publishing.on_request import publisher_of
 from training.rl.episodes import Episodes
 from training.rl.gate import check_signal
 from training.rl.held_out_prompts import DRAWN, GREEDY

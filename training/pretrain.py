@@ -32,7 +32,7 @@ from training.data.packing import PackedDocuments, document_order_sha256
 from training.data.shards import MANIFEST, Corpus
 from training.evals.bits_per_byte import FixedDocuments
 from training.evals.validation import ValidatedTrainerMixin
-from training.publishing.during_training import publisher_of
+from training.publishing.on_request import publisher_of
 
 
 def main(model_args: ModelArguments, data_args: DataArguments, args: PretrainArguments) -> int:

@@ -35,7 +35,7 @@ from training.data.training_order import StackItems, TrainingOrder
 from training.evals.held_out_replies import HeldOutReplies
 from training.evals.subject import load_subject
 from training.evals.validation import ValidatedTrainerMixin
-from training.publishing.during_training import publisher_of
+from training.publishing.on_request import publisher_of
 
 
 def main(model_args: SftModelArguments, data_args: SftDataArguments, args: SftArguments) -> int:

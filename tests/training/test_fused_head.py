@@ -135,3 +135,13 @@ def test_probabilities_are_single_precision_under_autocast(batch):
         outputs = model(**batch, fused_lm_head=True)
     assert outputs.loss.dtype == outputs.log_probs.dtype == outputs.entropy.dtype == torch.float32
     torch.testing.assert_close(outputs.loss, expected.loss, rtol=2e-2, atol=0)
+
+
+def test_of_equal_logits_the_first_is_the_models_choice():
+    logits = torch.zeros(70, 5).bfloat16()
+    logits[:, 3:] = 1.5
+    logits[40:, 1] = 2.0
+    targets = torch.tensor([3, 4] * 35)
+    targets[60:] = 1
+    assert torch.equal(fused_head._is_top1(logits, targets), logits.argmax(-1) == targets)
+    assert fused_head._is_top1(logits, targets).tolist() == [True, False] * 20 + [False] * 20 + [True] * 10

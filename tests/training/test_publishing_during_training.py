@@ -12,7 +12,8 @@ from training.core.checkpoint import list_checkpoints
 from training.core.grpo_recipe import GrpoArguments
 from training.core.pretrain_recipe import PretrainArguments
 from training.core.sft_recipe import SftArguments
-from training.publishing.during_training import UPLOADS, publisher_of
+from training.publishing.during_training import UPLOADS
+from training.publishing.on_request import publisher_of
 
 REPOSITORY = "you/mul_tokens-s0"
 PUBLISH = ("--push_to_hub", "true", "--hub_model_id", "you/{condition}-s{seed}")

@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 
 from huggingface_hub.utils import disable_progress_bars
-from transformers import TrainingArguments
 
 from training.core.checkpoint import list_checkpoints
 from training.publishing.contents import keep_published_files
@@ -16,13 +15,6 @@ from training.publishing.run_identity import published_facts
 
 UPLOADS = ".publishing"  # checkpoints that are being published, which the run may remove meanwhile
 LONGEST_WAIT_SECONDS = 1800  # at the end, for a network that neither works nor fails
-
-
-def publisher_of(args: TrainingArguments) -> "PublishDuringTraining | None":
-    """Return what publishes a run by `push_to_hub` and the keys beside it, None where it is not to be published."""
-    if not args.push_to_hub:
-        return None
-    return PublishDuringTraining(Repository(args.hub_model_id, args.hub_private_repo), args.hub_license)
 
 
 class PublishDuringTraining:
