@@ -10,7 +10,7 @@ import yaml
 from modeling import DomainGPT2Config
 from tests.conftest import PROJECT, RECIPE, program_environment
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.deep, pytest.mark.long]
 
 
 def run_benchmark(name, folder, *options):

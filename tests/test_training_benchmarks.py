@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import PROJECT, program_environment
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.deep, pytest.mark.long]
 SIZES = "--n_layer 1 --n_head 2 --n_embd 16 --n_positions 64 --rounds 2 --json out.json"
 
 

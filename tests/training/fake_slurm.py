@@ -20,14 +20,31 @@ COMMANDS = {
         echo "Submitted batch job $number"
     """,
     "squeue": "cat {spool}/../queued",
-    "scontrol": "echo localhost",
+    "scontrol": """
+        if [[ $1 == requeue ]]; then echo "$2" >> {spool}/../requeued; else echo localhost; fi
+    """,
+    # One task on each node, in a group of processes of its own.
     "srun": """
         while [[ $1 == -* ]]; do
             if [[ $1 == -n ]]; then shift; fi
             shift
         done
-        exec "$@"
+        tasks=()
+        : > {spool}/../step
+        for ((node = 0; node < ${{SLURM_NNODES:-1}}; node++)); do
+            SLURM_NODEID=$node setsid bash -c 'echo $$ >> {spool}/../step; exec "$@"' bash "$@" &
+            tasks+=($!)
+        done
+        highest=0
+        for task in "${{tasks[@]}}"; do
+            wait "$task"
+            code=$?
+            if ((code > highest)); then highest=$code; fi
+        done
+        exit "$highest"
     """,
+    # --signal=TERM goes to all processes of the step, and not to the job's script.
+    "scancel": 'for task in $(cat {spool}/../step); do kill -TERM -- "-$task"; done',
 }
 
 
@@ -65,6 +82,23 @@ class FakeSlurm:
         """A PATH with Slurm on it, and without the folder of the interpreter."""
         rest = [part for part in os.environ["PATH"].split(os.pathsep) if part != os.path.dirname(sys.executable)]
         return os.pathsep.join([str(self.folder / "bin"), *rest])
+
+    @property
+    def requeued(self) -> list[str]:
+        file = self.folder / "requeued"
+        return file.read_text(encoding="utf-8").split() if file.exists() else []
+
+    def start(self, script: Path, *arguments: object, **environment: object) -> subprocess.Popen:
+        """Start a job's script on its own, as job 7, where it was submitted: in the root of the project."""
+        inside = {"SLURM_JOB_ID": 7, "SLURM_NODELIST": "localhost", **environment}
+        return subprocess.Popen(
+            ["bash", script, *map(str, arguments)],
+            env={**os.environ, "PATH": self.path} | {key: str(value) for key, value in inside.items()},
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     @property
     def jobs(self) -> list[Job]:
