@@ -11,6 +11,7 @@ import yaml
 
 from modeling import DomainGPT2ForCausalLM
 from tests.conftest import PROJECT
+from training import chat, push
 from training.core.batch_sizes import accumulation_steps, share_of_step
 from training.core.grpo_recipe import GrpoArguments, GrpoDataArguments, GrpoModelArguments, RewardArguments
 from training.core.pretrain_recipe import DataArguments, ModelArguments, PretrainArguments
@@ -37,7 +38,7 @@ GRPO = [path for path in RECIPES if path.stem.startswith(("grpo", "beta_")) and 
 EXPERIMENTS = [path for path in RECIPES if path.stem == "experiment"]
 PRETRAINING_OF_AN_EXPERIMENT = [path for path in RECIPES if path.stem == "pretrain"]
 EVALUATIONS = [path for path in RECIPES if path.stem.endswith("eval")]
-DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")), PROJECT / "recipes" / "README.md"]
+DOCUMENTS = [*PROJECT.glob("*.md"), *sorted((PROJECT / "docs").rglob("*.md")), PROJECT / "recipes" / "README.md"]
 GROUPS = {
     "prepare_data.py": [CorpusArguments, PreparationArguments],
     "convert_tinygsm.py": [ConversionArguments],
@@ -47,6 +48,7 @@ GROUPS = {
     "eval.py": [EvalArguments],
     "experiment.py": [ExperimentArguments],
 }
+OTHER_PARSERS = {"chat.py": chat.parse, "push.py": push.parse}
 
 
 def name(path: Path) -> str:
@@ -193,10 +195,12 @@ def blocks(path: Path, *languages: str) -> list[str]:
 
 
 def commands(path: Path) -> list[list[str]]:
-    """The program calls in a document's shell blocks and indented lines, continuation lines joined."""
-    indented = re.findall(r"^    (\S.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    """The program calls in a document's shell blocks, indented lines and tables, continuation lines joined."""
+    text = path.read_text(encoding="utf-8")
+    indented = re.findall(r"^    (\S.*)$", text, re.MULTILINE)
+    inline = re.findall(r"`((?:python|accelerate launch) [^`]+)`", text)
     found = []
-    for line in "\n".join([*blocks(path, "bash"), *indented]).replace("\\\n", " ").splitlines():
+    for line in "\n".join([*blocks(path, "bash"), *indented, *inline]).replace("\\\n", " ").splitlines():
         for command in line.split("&&"):
             if re.search(r"(training|benchmarks)/\w+\.py", command):
                 found.append(shlex.split(command, comments=True))
@@ -213,8 +217,11 @@ def test_documented_commands_name_what_exists_and_parse(path):
         program = Path(words[index]).name
         if words[index].startswith("training/") and program in GROUPS:
             arguments = words[index + 1 :]
-            recipe = [] if arguments[0].startswith("--") else [str(PROJECT / arguments.pop(0))]
-            parse_recipe(GROUPS[program], [*recipe, *arguments])
+            if arguments and "…" not in arguments:
+                recipe = [] if arguments[0].startswith("--") else [str(PROJECT / arguments.pop(0))]
+                parse_recipe(GROUPS[program], [*recipe, *arguments])
+        if words[index].startswith("training/") and program in OTHER_PARSERS:
+            OTHER_PARSERS[program](words[index + 1 :])
 
 
 def test_readme_examples_give_what_they_show():

@@ -37,28 +37,28 @@ def main(run: str, repo_id: str, public: bool, license: str, dry_run: bool) -> N
     print(f"published: {repository.url}")
 
 
-def read_command_line(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the arguments; unknown ones are named without their values, of which one may be a token."""
-    arguments, unknown = parser.parse_known_args()
-    if unknown:
-        names = [each.split("=", 1)[0] for each in unknown if each.startswith("-")]
-        hint = "; the token comes from HF_TOKEN or `hf auth login`, and never from a command line"
-        named = f"unknown option {', '.join(names)}" if names else f"{len(unknown)} arguments too many"
-        parser.error(f"{named}{hint if any('token' in name for name in names) else ''}; see --help")
-    return arguments
-
-
-if __name__ == "__main__":
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Publish a run on the Hugging Face Hub.", allow_abbrev=False)
     parser.add_argument("run", help="folder of a run, with run.json and checkpoint-N")
     parser.add_argument("--repo_id", required=True, help="repository, such as you/baseline-s0")
     parser.add_argument("--public", action="store_true", help="for all to see; private unless set")
     parser.add_argument("--license", default=LICENSE, help=f"of the weights, by the Hub's name; {LICENSE} unless set")
     parser.add_argument("--dry_run", action="store_true", help="only say what would be published")
-    arguments = read_command_line(parser)
+    values, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        # Without their values, of which one may be a token.
+        names = [each.split("=", 1)[0] for each in unknown if each.startswith("-")]
+        hint = "; the token comes from HF_TOKEN or `hf auth login`, and never from a command line"
+        named = f"unknown option {', '.join(names)}" if names else f"{len(unknown)} arguments too many"
+        parser.error(f"{named}{hint if any('token' in name for name in names) else ''}; see --help")
+    return values
+
+
+if __name__ == "__main__":
     try:
-        main(**vars(arguments))
+        main(**vars(parse()))
     except (ValueError, FileNotFoundError) as error:
         if not is_about_input(error):
             raise
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        print(f"push.py: error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -328,6 +328,7 @@ def test_terminal_gets_no_control_characters(capsys, monkeypatch):
         assert capsys.readouterr().out == shown
 
 
+@pytest.mark.deep
 def test_session_on_a_terminal_with_a_branch_of_the_hub(checkpoints, tmp_path):
     shutil.copytree(checkpoints["mul_tokens"], tmp_path / "branch")
     (tmp_path / "branch" / "run.json").write_text(PRETRAINED)

@@ -43,6 +43,7 @@ def test_run_publishes_what_push_would_with_the_results_measured_on_the_way(hub,
     assert b"model-index" in hub.files("step-4")["README.md"]
 
 
+@pytest.mark.deep
 def test_checkpoints_that_the_run_does_not_keep_are_published_too(hub, pretrain, tmp_path):
     assert pretrain(*PUBLISH, *SHORT, "--max_steps", 3, "--save_total_limit", 1) == 0
     assert set(hub.branches) == {*BRANCHES, "step-3"}
@@ -58,6 +59,7 @@ def test_fine_tuning_publishes_its_best_checkpoint(hub, tune, tmp_path):
     assert "optimizer.pt" not in hub.files("main")
 
 
+@pytest.mark.deep
 def test_reinforcement_publishes_its_checkpoints(hub, tmp_path):
     few = ("--max_steps", 1, "--episode_steps", 1, "--filter_prompts", "false")
     assert reinforce(save_starts(tmp_path), tmp_path / "run", *PUBLISH, *SHORT, *few) == 0
@@ -65,6 +67,7 @@ def test_reinforcement_publishes_its_checkpoints(hub, tmp_path):
     assert b"Decontamination: none" in hub.files("main")["README.md"]
 
 
+@pytest.mark.deep
 def test_network_that_fails_in_between_is_made_up_for_at_the_end(hub, pretrain, capfd):
     hub.fail("POST .*/commit/step-1", 500, times=1)
     assert pretrain(*PUBLISH, *SHORT) == 0

@@ -182,6 +182,7 @@ def test_pushing_again_commits_nothing(published, run, tmp_path, capsys):
     assert {f"{branch}: is there already, nothing to do" for branch in BRANCHES} < set(said)
 
 
+@pytest.mark.deep
 def test_evaluation_takes_a_branch_as_its_revision(published, run, tmp_path):
     recipe = tmp_path / "eval.yaml"
     recipe.write_text(yaml.safe_dump(EVALUATION), encoding="utf-8")
