@@ -27,7 +27,14 @@ what = pathlib.Path(recipe).read_text()
 if "fail" in what:
     sys.exit("error: this cannot work")
 if "wait" in what:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    asked = []
+    def save(*_):
+        asked.append(1)
+        if len(asked) == 1:
+            time.sleep(1)
+            (folder.parent / "is_saved").touch()
+            sys.exit(75)
+    signal.signal(signal.SIGTERM, save)
     (folder.parent / "is_waiting").touch()
     time.sleep(60)
 (folder / "baseline").mkdir(parents=True)
@@ -68,7 +75,8 @@ def make_runner(tmp_path, monkeypatch, recipe):
     """Give a runner of stand-in programs, and steps for it."""
     programs = tmp_path / "programs"
     programs.mkdir()
-    (programs / "prepare_data.py").write_text(PROGRAM)
+    for program in ("prepare_data", "pretrain"):
+        (programs / f"{program}.py").write_text(PROGRAM)
     monkeypatch.setattr(steps_module, "PROGRAMS", programs)
     monkeypatch.setattr(running, "PROGRAMS", programs)
     args = ExperimentArguments(**recipe)
@@ -243,25 +251,38 @@ def test_a_failure_is_told_and_keeps_only_what_needs_it_from_running(make_runner
     assert "this cannot work" in "\n".join(said)
 
 
-def test_a_signal_stops_programs_and_steps_and_the_next_start_goes_on(make_runner, tmp_path):
-    runner, steps, _ = make_runner(first="wait", second="")
+def stop_when_it_waits(runner, steps, out):
+    """Run the steps, and ask to stop when the first of them is waiting."""
 
-    def stop():
-        while not (tmp_path / "out" / "is_waiting").exists():
+    def ask():
+        while not (out / "is_waiting").exists():
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
 
     with runner:
-        thread = threading.Thread(target=stop)
+        thread = threading.Thread(target=ask)
         thread.start()
         runner.run(steps)
         thread.join()
+
+
+def test_a_signal_stops_programs_and_steps_and_the_next_start_goes_on(make_runner, tmp_path):
+    runner, steps, _ = make_runner(first="wait", second="")
+    stop_when_it_waits(runner, steps, tmp_path / "out")
     assert runner.exit_code == 75
     assert [(row["step"], row["status"]) for row in runner.ledger.rows] == [("first", "interrupted")]
     runner, steps, _ = make_runner(first="", second="")
     with runner:
         runner.run(steps)
     assert [row["attempt"] for row in runner.ledger.rows] == [1, 2, 1] and runner.exit_code == 0
+
+
+def test_a_program_saves_before_the_runner_ends_though_its_launcher_dies_of_the_signal(make_runner, tmp_path):
+    runner, (step, _), _ = make_runner(first="wait", second="")
+    stop_when_it_waits(runner, [dataclasses.replace(step, program="pretrain")], tmp_path / "out")
+    assert (tmp_path / "out" / "is_saved").exists()
+    ((status, code),) = [(row["status"], row["returncode"]) for row in runner.ledger.rows]
+    assert (status, code) == ("interrupted", -signal.SIGTERM)
 
 
 def test_the_ledger_survives_a_process_that_died_in_its_line(tmp_path):

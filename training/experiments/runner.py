@@ -22,6 +22,7 @@ from training.experiments.steps import PROGRAMS, Step
 _POLL_SECONDS = 0.2
 _LINES_OF_A_FAILURE = 12
 _CONFIGS = PROGRAMS.parent / "accelerate_configs"
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,7 @@ class Slot:
         """Bind the process to its cores, and end it in its own way when this one dies: runs in the child."""
         if not self.is_gpu and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, self.devices)
-        if sys.platform == "linux":
-            pr_set_pdeathsig = 1
-            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def find_slots(args: ExperimentArguments, gpus: int) -> list[Slot]:
@@ -111,11 +110,13 @@ class Runner:
 
     def __enter__(self) -> "Runner":
         self._previous = {number: signal.signal(number, self._note) for number in EXIT_CODES}
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # a program whose launcher has died becomes a child of this process
         return self
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        _prctl(_PR_SET_CHILD_SUBREAPER, 0)
         for each in self._running:  # only an error of our own leaves any
             _signal_group(each.process, signal.SIGTERM)
 
@@ -151,7 +152,7 @@ class Runner:
             else:
                 self._pass_signal_on()
             time.sleep(_POLL_SECONDS)
-            for each in [each for each in self._running if each.process.poll() is not None]:
+            for each in [each for each in self._running if _has_ended(each.process)]:
                 self._running.remove(each)
                 free = [slot for slot in self.slots if slot in free or slot == each.slot]
                 if self._finish(each):
@@ -224,9 +225,31 @@ class Runner:
                 _signal_group(each.process, signal.SIGKILL)
 
 
-def _signal_group(process: subprocess.Popen, number: int) -> None:
+def _has_ended(process: subprocess.Popen) -> bool:
+    """Return whether a command has ended; after a signal, on Linux, whether all that it had started has.
+
+    `accelerate launch` of one process dies of SIGTERM at once, when its program has yet to save.
+    """
     if process.poll() is None:
+        return False
+    if process.returncode >= 0:
+        return True
+    try:
+        while os.waitpid(-process.pid, os.WNOHANG) != (0, 0):
+            pass
+    except ChildProcessError:
+        return True
+    return False
+
+
+def _signal_group(process: subprocess.Popen, number: int) -> None:
+    if not _has_ended(process):
         os.killpg(process.pid, number)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value)
 
 
 def _for_people(command: list[str]) -> list[str]:
