@@ -1,19 +1,23 @@
 """The job files under a real Slurm: a cluster of two nodes on this machine, made for the tests."""
 
 import getpass
+import json
 import platform
+import re
 import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.conftest import PROJECT, assert_same_run, pretrain_here, program_environment, rows_with
+from tests.conftest import CORPUS, PROJECT, RECIPE, assert_same_run, pretrain_here, program_environment, rows_with
 from tests.programs import NO_GPU, run_to_the_end
 from tests.test_recipes import blocks
 from tests.test_two_nodes import command
@@ -209,6 +213,73 @@ def test_one_node_told_to_stop_goes_on_to_the_same_end(cluster, recipe, tmp_path
     cluster.wait(job, "COMPLETED")
     assert f"continuing from {run / f'checkpoint-{stopped_at}'}" in log.read_text()
     assert_same_run(one, run, STEPS)
+
+
+@pytest.fixture
+def experiment(tmp_path) -> Path:
+    """Two arms that are pretrained for some steps and measured."""
+    items = {"synthetic": "word_problems", "documents": 20, "seed": 1_000_000}
+    evaluation = {"name": "check", "tasks": [{"task": "text_loss", **items}]}
+    corpus = CORPUS | {"decontaminate": [items]}
+    pretrain = {key: value for key, value in RECIPE.items() if key != "condition"}
+    science = {"max_steps": STEPS, "eval_steps": 30, "save_steps": 30, "save_total_limit": 9}
+    for name, keys in {"corpus": corpus, "pretrain": pretrain, "check": evaluation}.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(keys), encoding="utf-8")
+    measured = {"stage": "pretrain", "eval": "check", "task": "text_loss"}
+    keys = {
+        "name": "tiny",
+        "scale": "smoke",
+        "seeds": [0],
+        "arms": {"baseline": {}, "mul_tokens": {}},
+        "comparisons": [["baseline", "mul_tokens"]],
+        "corpus": str(tmp_path / "corpus.yaml"),
+        "stages": [
+            {"name": "pretrain", "program": "pretrain", "recipe": str(tmp_path / "pretrain.yaml"), "set": science}
+        ],
+        "evals": [{"recipe": str(tmp_path / "check.yaml"), "stages": ["pretrain"]}],
+        "primary": {"name": "text", "value": "nats", "per": "bytes", "higher_is_better": False, **measured},
+        "plan_device": "cpu",
+    }
+    recipe = tmp_path / "experiment.yaml"
+    recipe.write_text(yaml.safe_dump(keys, sort_keys=False), encoding="utf-8")
+    return recipe
+
+
+def test_experiment_whose_runs_are_preempted_and_requeued_ends_as_one_that_was_left_alone(
+    cluster, experiment, tmp_path
+):
+    one, two = tmp_path / "one", tmp_path / "two"
+    command = ("python", "training/experiment.py", experiment)
+    run_to_the_end([sys.executable, *map(str, command[1:]), "--output_dir", str(one)])
+
+    said = cluster.run(*command, "--output_dir", two, "--slurm", "--slurm_options", "time=00:30:00")
+    submitted = cluster.run(*shlex.split(said.splitlines()[-1]))
+    corpora, runs, report = re.findall(r"\d+", submitted)
+    # Both tasks save within the grace time, and go back into the queue by themselves.
+    tasks = {f"{runs}_0": two / "baseline-s0/pretrain", f"{runs}_1": two / "mul_tokens-s0/pretrain"}
+    cluster.wait(corpora, "COMPLETED")
+    for task, run in tasks.items():
+        wait_for_steps(cluster, task, run, 3)
+    urgent = cluster.submit("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "true")
+    for task, run in tasks.items():
+        cluster.wait(task, "PENDING", restarts=1)
+        stopped_at = checkpoint_step(list_checkpoints(run)[-1])
+        assert 3 <= stopped_at < STEPS and stopped_at % 30, "the program has not saved"
+    cluster.wait(urgent, "COMPLETED")
+    for task in tasks:
+        cluster.release(task)
+    cluster.wait(report, "COMPLETED")
+
+    for run in tasks.values():
+        assert_same_run(one / run.relative_to(two), run, STEPS)
+        results = [
+            folder / run.relative_to(two) / f"evals/check/checkpoint-{STEPS}/text_loss.jsonl" for folder in (one, two)
+        ]
+        assert results[0].read_bytes() == results[1].read_bytes()
+    ledger = [json.loads(line) for line in (two / "ledger.jsonl").read_text(encoding="utf-8").splitlines()]
+    ends = [(row["status"], row["attempt"]) for row in ledger if row["step"] == "mul_tokens-s0/pretrain"]
+    assert ends == [("interrupted", 1), ("finished", 2)]
+    assert (two / "report").is_dir()
 
 
 def test_documented_commands_do_what_the_page_says(cluster, tmp_path):

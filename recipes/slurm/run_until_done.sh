@@ -32,11 +32,11 @@ in_task() {
 }
 
 run_until_done() {
-    local step code=75
+    local step code=75 cores=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}
     if [ -z "$asked" ]; then
         # A step, for preemption with a grace time signals steps only. It would not take over the job's cores by
         # itself. What is left when one node has failed ends after --wait.
-        srun --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --kill-on-bad-exit=0 --wait=300 \
+        srun --ntasks-per-node=1 --cpus-per-task="$cores" --kill-on-bad-exit=0 --wait=300 \
             bash -c "$(declare -f in_task "$1")"$'\n''in_task "$@"' bash "$@" &
         step=$!
         interrupted=yes

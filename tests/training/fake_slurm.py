@@ -29,6 +29,7 @@ COMMANDS = {
             if [[ $1 == -n ]]; then shift; fi
             shift
         done
+        if [[ -n $SLURM_STEP_GPUS ]]; then export CUDA_VISIBLE_DEVICES=$SLURM_STEP_GPUS; fi
         tasks=()
         : > {spool}/../step
         for ((node = 0; node < ${{SLURM_NNODES:-1}}; node++)); do

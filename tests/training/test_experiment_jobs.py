@@ -9,9 +9,10 @@ import time
 import pytest
 import yaml
 
+from tests.training.fake_slurm import FakeSlurm
 from training.core.recipe import parse_recipe
 from training.experiments.recipe import ExperimentArguments
-from training.experiments.slurm import MOST_RESTARTS, write_jobs
+from training.experiments.slurm import write_jobs
 
 EXPERIMENT = {
     "name": "a study",
@@ -38,7 +39,6 @@ PROGRAMS = {
         fi
         exit "$CODE"
     """,
-    "scontrol": 'echo "$@" >> "$WRITTEN/requeued"',
     "sbatch": """
         echo "$@" >> "$WRITTEN/submitted"
         echo "$(wc -l < "$WRITTEN/submitted")00;cluster"
@@ -47,14 +47,18 @@ PROGRAMS = {
 
 
 @pytest.fixture
-def clone(tmp_path, monkeypatch):
+def slurm(tmp_path):
+    return FakeSlurm.install(tmp_path)
+
+
+@pytest.fixture
+def clone(slurm, tmp_path, monkeypatch):
     """A folder with a blank in its name and an experiment in it, where commands are given, and programs of our own."""
     folder = tmp_path / "a clone"
     folder.mkdir()
     monkeypatch.chdir(folder)
     (folder / "eval.yaml").write_text("name: eval\ntasks: [{task: probes}]\n", encoding="utf-8")
     (folder / "experiment.yaml").write_text(yaml.safe_dump(EXPERIMENT, sort_keys=False), encoding="utf-8")
-    (tmp_path / "bin").mkdir()
     (tmp_path / "written").mkdir()
     for name, body in PROGRAMS.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}", encoding="utf-8")
@@ -86,10 +90,9 @@ def options_of(name):
     return {key: value for key, _, value in (line.partition("=") for line in lines)}
 
 
-def environment(task=0, code=0, restarts=None, runs_on=""):
+def environment(task=0, code=0, runs_on="", step_gpus=""):
     inside = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(task)}
-    restarted = {} if restarts is None else {"SLURM_RESTART_COUNT": str(restarts)}
-    return {**os.environ, **inside, **restarted, "CODE": str(code), "RUNS_ON": runs_on}
+    return {**os.environ, **inside, "SLURM_STEP_GPUS": step_gpus, "CODE": str(code), "RUNS_ON": runs_on}
 
 
 def run(name, **keys):
@@ -114,15 +117,17 @@ def parsed(arguments):
     return args
 
 
-def stop(number):
-    """Send a signal to a running job's shell, and return its exit status and what was written down."""
+def stop(number, of_step=False):
+    """Send a signal to a running job's shell, and TERM to its step where that is so; return the job's exit status."""
     with subprocess.Popen(["bash", script("runs.sbatch")], env=environment(runs_on="yes")) as job:
         began = os.path.join(os.environ["WRITTEN"], "began")
         while not os.path.exists(began):
             assert job.poll() is None
             time.sleep(0.01)
         job.send_signal(number)
-        return job.wait(timeout=30), written()
+        if of_step:
+            subprocess.run(["scancel", "--signal=TERM", "7"], check=True)
+        return job.wait(timeout=30)
 
 
 @pytest.mark.parametrize("name", ["corpus.sbatch", "runs.sbatch", "report.sbatch", "submit.sh"])
@@ -166,7 +171,7 @@ def test_recipe_that_asks_for_jobs_does_not_write_them_from_inside_a_job(clone):
 
 def test_corpora_are_prepared_alone_on_all_cores_without_a_gpu(clone):
     write()
-    _, seen = run("corpus.sbatch")
+    _, seen = run("corpus.sbatch", step_gpus="0,1")
     args = parsed(seen["arguments"])
     assert args.only_corpus and not args.only_report
     assert args.devices_per_step == len(os.sched_getaffinity(0))
@@ -180,44 +185,31 @@ def test_report_is_written_even_where_the_recipe_says_no(clone):
     assert args.only_report and args.report and args.devices_per_step == 1
 
 
-def test_interrupted_task_goes_back_into_the_queue_alone(clone):
+def test_interrupted_task_goes_back_into_the_queue_alone(clone, slurm):
     write()
-    code, seen = run("runs.sbatch", task=3, code=75)
-    assert (code, seen["requeued"]) == (75, ["requeue 7_3"])
+    assert run("runs.sbatch", task=3, code=75)[0] == 75
+    assert slurm.requeued == ["7_3"]
 
 
-def test_interrupted_job_without_tasks_goes_back_under_its_own_number(clone):
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_end_and_failure_are_final(clone, slurm, code):
     write()
-    inside = {**environment(code=75), "SLURM_ARRAY_JOB_ID": ""}
-    subprocess.run(["bash", script("corpus.sbatch")], env=inside, check=False, timeout=30)
-    assert written()["requeued"] == ["requeue 7"]
+    assert run("runs.sbatch", code=code)[0] == code
+    assert slurm.requeued == []
 
 
-@pytest.mark.parametrize(("code", "restarts"), [(0, None), (1, None), (2, 1), (75, MOST_RESTARTS)])
-def test_end_failure_and_too_many_interruptions_are_final(clone, code, restarts):
-    write()
-    assert run("runs.sbatch", code=code, restarts=restarts)[0] == code
-    assert "requeued" not in written()
-
-
-def test_last_restart_but_one_goes_on(clone):
-    write()
-    run("runs.sbatch", code=75, restarts=MOST_RESTARTS - 1)
-    assert "requeued" in written()
-
-
-def test_program_saves_before_the_time_limit_and_its_job_goes_back_into_the_queue(clone):
+def test_program_saves_before_the_time_limit_and_its_job_goes_back_into_the_queue(clone, slurm):
     write()
     kind, _, name = options_of("runs.sbatch")["signal"].partition("@")[0].partition(":")
     assert kind == "B", "to the shell, which passes it on"
-    code, seen = stop(signal.Signals[f"SIG{name}"])
-    assert (code, seen["requeued"]) == (75, ["requeue 7_0"])
+    assert stop(signal.Signals[f"SIG{name}"]) == 75
+    assert slurm.requeued == ["7_0"]
 
 
-def test_program_saves_when_its_job_is_cancelled_which_stays_so(clone):
+def test_program_saves_when_its_job_is_cancelled_which_stays_so(clone, slurm):
     write()
-    code, seen = stop(signal.SIGTERM)
-    assert code == 75 and "requeued" not in seen
+    assert stop(signal.SIGTERM, of_step=True) == 75
+    assert slurm.requeued == []
 
 
 def test_runs_ask_for_the_gpus_of_a_step(clone):

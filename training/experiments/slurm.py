@@ -13,35 +13,23 @@ from pathlib import Path
 from training.core.device import PEAK_FLOPS
 from training.core.files import write_text
 from training.experiments.recipe import ExperimentArguments
+from training.experiments.steps import PROGRAMS
 
-MOST_RESTARTS = 50
 # The time between asking the program to save and the job's end; a step of GRPO takes longest to come to its end.
 _SECONDS_TO_SAVE = 300
+_LIBRARY = PROGRAMS.parent / "recipes" / "slurm" / "run_until_done.sh"
 
-# The program runs in the background, for the shell heeds a signal only while it waits. Before the time limit Slurm
-# sends USR1, after which the job is put back into the queue; TERM comes with scancel and preemption, and what becomes
-# of the job is then not for it to say.
+# The lines before the program are the step's: shell arrays do not come along, and cores and CUDA_VISIBLE_DEVICES are
+# its own.
 _BODY = """\
 cd {folder}
 export PATH={interpreters}:"$PATH"
+source {library}
+part() {{
 {prepare}\
-cancelled=
-trap 'signalled=yes; kill -TERM "$program" 2>/dev/null' USR1
-trap 'signalled=yes; cancelled=yes; kill -TERM "$program" 2>/dev/null' TERM
-{command} &
-program=$!
-signalled=yes
-while [ -n "$signalled" ]; do  # a signal ends the waiting, not the program
-    signalled=
-    wait "$program"
-    code=$?
-done
-# The program says 75 when it was interrupted and has saved. An array's first number alone would mean all of its tasks.
-job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
-if [ "$code" -eq 75 ] && [ -z "$cancelled" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {most_restarts} ]; then
-    scontrol requeue "${{job:-$SLURM_JOB_ID}}"
-fi
-exit "$code"
+    {command}
+}}
+run_until_done part
 """
 
 _SUBMIT = """\
@@ -87,10 +75,10 @@ def write_jobs(args: ExperimentArguments, argv: Sequence[str]) -> str:
         body = _BODY.format(
             folder=shlex.quote(str(here)),
             interpreters=shlex.quote(str(Path(sys.executable).parent)),
-            prepare="".join(f"{line}\n" for line in job.prepare),
+            library=shlex.quote(str(_LIBRARY)),
+            prepare="".join(f"    {line}\n" for line in job.prepare),
             # The last of several values of an option counts.
             command=f"{shlex.join([sys.executable, *argv])} --slurm false {job.arguments}",
-            most_restarts=MOST_RESTARTS,
         )
         write_text(folder / f"{job.name}.sbatch", _header(args, job) + body)
     paths = {job.name: shlex.quote(str(folder / f"{job.name}.sbatch")) for job in jobs}
