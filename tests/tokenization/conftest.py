@@ -7,38 +7,13 @@ from hypothesis import settings
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
+from tests.tokenization.fuzzing import fuzzed_text
 from tokenization import MulFactTokenizer
 from tokenization.conditions import resolve_condition
 
 # A busy machine is no failure.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
-
-SPACES = [" ", " ", " ", "  ", "   ", "\t", "\u00a0", "\u2009", "\u202f", "\u2003", "\u3000", "\n", "\r\n", ""]
-SIGNS = ["*", "*", "×", "×", "x", "x", "X", "**", "^", "/", "%", "÷", "+", "-", "·", "=", "=", "==", "=?"]
-NUMBERS = [*"0123456789", "10", "16", "105", "09", "2.5", ".5", "0.2", "1,000", "54", "12", "24"]
-MARKS = [*".,$()<>_!", "<<", ">>", "'s", "'ll", "#### ", "\ufdd0", "\ufdd1", "\ufdd2"]
-WORDS = [*"abxé５٣😀", "cm", "The", " apples", "is ", "日本", "👩‍👩‍👧", "e\u0301", "\ufeff", "\x00", "\U0010ffff"]
-NAMES = ["<MUL_6_9_54>", "<MUL_1_1_1>", "<MUL_9_6_54>", "<MUL_6_9_55>", "<MUL_6_9_5", "<MUL_"]
-SPECIAL_NAMES = ["<|endoftext|>", "<|reserved_50257|>", "<|reserved_50258|>"]
-
-
-def _expression(rng: random.Random) -> str:
-    a, b = rng.randint(1, 9), rng.randint(1, 9)
-    gaps = rng.choices(["", " ", "  ", "\u00a0", "\u2009\u202f"], [4, 4, 1, 1, 1], k=4)
-    text = f"{a}{gaps[0]}{rng.choice('**××x')}{gaps[1]}{b}"
-    if rng.random() < 0.5:
-        stated = a * b if rng.random() < 0.7 else rng.randint(0, 99)
-        text += f"{gaps[2]}={gaps[3]}{stated}{rng.choice(['', '', '', '.', ',', '.0', ',000', 'cm'])}"
-    return text
-
-
-def _fuzzed_text(rng: random.Random, pieces: int) -> str:
-    kinds = [SPACES, SIGNS, NUMBERS, MARKS, WORDS, NAMES + SPECIAL_NAMES]
-    return "".join(
-        _expression(rng) if rng.random() < 0.25 else rng.choice(rng.choices(kinds, [6, 6, 6, 3, 2, 1])[0])
-        for _ in range(pieces)
-    )
 
 
 def _word_problem(rng: random.Random) -> str:
@@ -66,8 +41,8 @@ def _word_problem(rng: random.Random) -> str:
 def fuzzed_texts() -> list[str]:
     """Give 20,200 texts that mix expressions, near misses, names, special names and odd Unicode."""
     rng = random.Random(20_000)
-    short = [_fuzzed_text(rng, rng.randint(1, 16)) for _ in range(20_000)]
-    return short + [_fuzzed_text(rng, rng.randint(60, 400)) for _ in range(200)]
+    short = [fuzzed_text(rng, rng.randint(1, 16)) for _ in range(20_000)]
+    return short + [fuzzed_text(rng, rng.randint(60, 400)) for _ in range(200)]
 
 
 @pytest.fixture(scope="session")
